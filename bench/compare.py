@@ -1,0 +1,151 @@
+"""Compare fastcv with the other libraries that are installed: ``python bench/compare.py``.
+
+Every peer runs in its own process with the same number of threads. For each case its output is
+first checked against float64; then the peers are timed in alternating rounds, one at a time while
+the others stand still. A peer's time is the median, over the rounds, of its median in the round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+from peers import PEERS
+from problem import CASES, MODES, Problem, make_problem
+from report import markdown
+from worker import Worker, WorkerError
+
+# Largest error, in units of the result's root mean square, that still counts as the same function.
+TOLERANCE = 1e-3
+
+TORCH = ("torch NCHW", "torch channels-last")
+RIVALS = {"packed": tuple(PEERS)[1:], "call": TORCH, "gradients": TORCH}
+
+
+def relative_error(results: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """The largest error of any result, relative to that result's root mean square."""
+    errors = []
+    for result, truth in zip(results, expected, strict=True):
+        if result.shape != truth.shape:
+            raise WorkerError(f"shape {result.shape} is not {truth.shape}")
+        errors.append(np.abs(result - truth).max() / np.sqrt(np.mean(truth**2)))
+    return float(np.max(errors))
+
+
+def measure_case(
+    problem: Problem, mode: str, workers: list[Worker], rounds: int, seconds: float
+) -> dict:
+    """Check every worker on one case, then time those that are right in alternating rounds."""
+    expected = problem.expected(mode)
+    errors, refused, ready = {}, {}, []
+    for worker in workers:
+        try:
+            error = relative_error(worker.outputs(problem.case.name, mode), expected)
+            errors[worker.peer] = error
+            if not error < TOLERANCE:
+                raise WorkerError(f"wrong by {error:.1e} of the result's root mean square")
+            ready.append(worker)
+        except WorkerError as reason:
+            refused[worker.peer] = str(reason)
+    times: dict[str, list[float]] = {worker.peer: [] for worker in ready}
+    for turn in range(rounds):
+        first = turn % max(1, len(ready))
+        for worker in ready[first:] + ready[:first]:
+            times[worker.peer].append(worker.time(seconds))
+    return {
+        "case": problem.case.name,
+        "flops": problem.flops(mode),
+        "bytes": problem.bytes(mode),
+        "seconds": {peer: statistics.median(each) for peer, each in times.items()},
+        "rounds": times,
+        "error": errors,
+        "refused": refused,
+    }
+
+
+def start_workers(names: list[str], threads: int) -> list[Worker]:
+    workers = []
+    for name in names:
+        try:
+            workers.append(Worker(name, threads))
+        except WorkerError as reason:
+            print(f"without {name}: {reason}", file=sys.stderr)
+    return workers
+
+
+def cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="", metavar="REGEX", help="only cases that match")
+    parser.add_argument("--peers", default="", metavar="REGEX", help="only peers that match")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="which tables")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every peer (2)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per case (7)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="length of a round (0.05)")
+    parser.add_argument("--quick", action="store_true", help="three rounds of 0.02 s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.rounds, options.seconds = 3, 0.02
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    names = [case.name for case in CASES if re.search(options.cases, case.name)]
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"other programs are running (load {load}): expect unsteady times", file=sys.stderr)
+    rivals = [peer for peer in tuple(PEERS)[1:] if re.search(options.peers, peer)]
+    workers = start_workers(["fastcv", *rivals], options.threads)
+    result: dict = {
+        "cpu": cpu_model(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": load,
+        "versions": {worker.peer: worker.version for worker in workers},
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "seconds_per_round": options.seconds,
+        "tables": {},
+    }
+    try:
+        for mode in options.modes:
+            table = result["tables"][mode] = []
+            taking_part = [w for w in workers if w.peer in ("fastcv", *RIVALS[mode])]
+            for number, name in enumerate(names, 1):
+                print(f"\r{mode} {number}/{len(names)} {name:40}", end="", file=sys.stderr)
+                problem = make_problem(name)
+                table.append(
+                    measure_case(problem, mode, taking_part, options.rounds, options.seconds)
+                )
+            print(file=sys.stderr)
+    finally:
+        for worker in workers:
+            worker.close()
+    text = markdown(result)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    rows = [row for table in result["tables"].values() for row in table]
+    return int(any("fastcv" in row["refused"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

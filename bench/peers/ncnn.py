@@ -1,0 +1,58 @@
+"""ncnn in float32: its packed layouts and Winograd stay on, its half-precision storage is off."""
+
+import tempfile
+
+import ncnn
+import numpy as np
+
+
+class Ncnn:
+    version = ncnn.__version__
+
+    def __init__(self, threads):
+        self.threads = threads
+        # Nets and their results give memory back here, so the allocators outlive them all.
+        self.allocators = ncnn.UnlockedPoolAllocator(), ncnn.PoolAllocator()
+
+    def packed(self, problem):
+        """One image after the other: ncnn has no batches."""
+        net = self.net(problem)
+        images = [ncnn.Mat(image) for image in problem.input]
+
+        def run():
+            results = []
+            for image in images:
+                extractor = net.create_extractor()
+                extractor.input("input", image)
+                results.append(extractor.extract("output")[1])
+            return results
+
+        return [run]
+
+    def net(self, problem):
+        case = problem.case
+        net = ncnn.Net()
+        net.opt.num_threads = self.threads
+        net.opt.blob_allocator, net.opt.workspace_allocator = self.allocators
+        for option in dir(net.opt):
+            if option.startswith(("use_fp16", "use_bf16")):
+                setattr(net.opt, option, False)
+        kind = "Convolution" if case.groups == 1 else "ConvolutionDepthWise"
+        (top, bottom), (left, right) = case.padding
+        numbers = {0: case.filters, 5: 1, 6: problem.weight.size, 7: case.groups}
+        numbers |= {4: left, 14: top, 15: right, 16: bottom}
+        for width, pair in ((1, case.kernel), (2, case.dilation), (3, case.stride)):
+            numbers |= {width: pair[1], 10 + width: pair[0]}
+        layer = " ".join(f"{number}={value}" for number, value in numbers.items())
+        net.load_param_mem(
+            f"7767517\n2 2\nInput input 0 1 input\n{kind} conv 1 1 input output {layer}\n"
+        )
+        with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+            raw_float32 = bytes(4)
+            file.write(raw_float32 + problem.weight.tobytes() + problem.bias.tobytes())
+            file.flush()
+            net.load_model(file.name)
+        return net
+
+    def arrays(self, result):
+        return [np.stack([np.array(mat) for mat in result])]

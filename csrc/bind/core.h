@@ -1,0 +1,31 @@
+// What the files of this folder share: arrays to pointers, status to exception.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <new>
+#include <utility>
+
+#include "../ops.h"
+
+namespace py = pybind11;
+
+namespace fastcv {
+
+inline Tensor tensor(const py::array& a) {
+    Tensor t{const_cast<char*>(static_cast<const char*>(a.data())), {}};
+    for (int i = 0; i < 4; i++) t.stride_bytes[i] = a.strides(i);
+    return t;
+}
+
+inline void raise_unless_ok(Status status) {
+    if (status == Status::out_of_memory) throw std::bad_alloc();
+}
+
+using Pair = std::pair<int64_t, int64_t>;
+
+void bind_conv2d(py::module_& m);
+
+}  // namespace fastcv

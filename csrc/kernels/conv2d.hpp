@@ -1,0 +1,197 @@
+// conv2d: which algorithm, and the way to it.
+//
+//   output[n][k][p][q] = activation(bias[k] + sum over c, r, s of weight[k][c][r][s] * input[n][c][p * stride + r * dilation - pad][..])
+//
+// The choice compares estimated cycles of one sample on one core, counted from the work itself: vectors of multiply-adds at two a
+// cycle, tile waste included, vectors moved, and bytes of weights streamed. It looks neither at the batch nor at the threads, because
+// they must not change a sample's bits; nor at the input's layout.
+//
+// The constants below the names were fitted once on one machine (AVX-512, 1 MiB second-level, 32 MiB third-level cache), over the
+// named benchmark cases; where an estimate is off by a tenth, so is the loser's time.
+#pragma once
+
+#include "conv2d_depthwise.hpp"
+#include "conv2d_grad_weight.hpp"
+#include "conv2d_strip.hpp"
+#include "conv2d_winograd.hpp"
+#include "conv_transpose2d.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+struct CostModel {
+    static constexpr double multiply_add = 0.54;   // cycles a vector, at 93% of two a cycle
+    static constexpr double move = 1.5;            // to copy a vector into a strip
+    static constexpr double transpose = 5;         // a vector's share of a square, loads and stores included
+    static constexpr double input_tile = 130;      // transforms of a full tile and one vector of channels
+    static constexpr double output_tile = 90;
+    static constexpr double transform_weight = 80;    // of one vector of filters and one channel
+    static constexpr double near_bytes = 32, far_bytes = 12;  // a cycle, of packed weights up to and beyond kNear
+    static constexpr double kNear = 20e6;
+    static constexpr double packed_bytes = 8;      // written a cycle, when weights are packed for one call
+    static constexpr double gigahertz = 4;         // for showing, not for choosing
+};
+
+template <class T>
+static double pixel_lane_cost(const Conv2dShape& s) {
+    constexpr int64_t L = kLanes<T>;
+    const Axis y = vertical(s), x = horizontal(s);
+    const double channels = double(s.C / s.G), depth = channels * double(s.R * s.S);
+    const int64_t pitch = make_strip<T>(y, x, 1, s.P, s.Q).pitch;
+    const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
+    const double filled = double(s.G) * channels * double(y.slots() * x.slots() * (s.P + y.steps()) * ceil_div(pitch, L));
+    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + filled * CostModel::move;
+}
+
+// Tiles of whole panels; rows of the window that see only padding are skipped.
+template <class T>
+static double channel_lane_cost(const Conv2dShape& s) {
+    constexpr int64_t L = kLanes<T>;
+    const Axis y = vertical(s);
+    double rows = 0;
+    for (int64_t r = 0; r < s.R; r++) rows += double(y.last_output(r) - y.first_output(r));
+    const double lanes = double(s.G * round_up(s.K / s.G, 2 * L) / L), pixels = double(s.P * s.Q);
+    const double products = rows * double(s.Q * s.S) * double(s.C / s.G) * lanes;
+    // A tile of few pixels waits for its chains of multiply-adds, and reads as many weights as a full one.
+    const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);
+    const double thin = double(s.Q) / double(pieces) < 5 ? 5 * double(pieces) / double(s.Q) : 1;
+    return products * CostModel::multiply_add * thin + pixels * lanes * 2 * CostModel::transpose +
+           double(s.C) * double(s.H * s.W) / L * CostModel::move;
+}
+
+template <class T>
+static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
+    constexpr double L = kLanes<T>;
+    const TileAxis y{s.P, s.dilation_h, tile}, x{s.Q, s.dilation_w, tile};
+    const WinogradWeights<T> layout(s, tile);
+    const double groups = double(s.G), channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
+    const double tiles = double(y.tiles()) * double(x.tiles()), size = double(sizeof(T));
+    const double area = double(layout.points) / 36;
+    const double products = double(y.points()) * double(x.points()) * channels * filters / L * CostModel::multiply_add;
+    const double transforms = tiles * area * (channels / L * CostModel::input_tile + filters / L * CostModel::output_tile);
+    const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
+    const double bytes = double(layout.points) * channels * filters * size * groups;
+    const double passes = tiles < 112 ? 1 : tiles / 56;
+    double cost = groups * (products + transforms + moves);
+    if (bytes > 512 * 1024) cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
+    if (!packed) cost += groups * channels * filters / L * CostModel::transform_weight * area + bytes / CostModel::packed_bytes;
+    return cost;
+}
+
+template <class T>
+static Conv2dChoice choose(const Conv2dShape& s, Conv2dAlgorithm algorithm, bool packed) {
+    Conv2dChoice best{Conv2dChoice::strip_pixels, 0, 0, __builtin_inf()};
+    if (s.N == 0 || s.K == 0 || s.P == 0 || s.Q == 0 || s.C == 0) return best;
+    const double milliseconds = 1e-6 / CostModel::gigahertz;
+    if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4)) best.kind = Conv2dChoice::depthwise;
+    best.direct_cost = pixel_lane_cost<T>(s) * milliseconds;
+    // Packing for channel lanes pays only once: a plain call reads weights where they lie.
+    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= 64) {
+        const double cost = channel_lane_cost<T>(s) * milliseconds;
+        if (cost < best.direct_cost) {
+            best.kind = Conv2dChoice::strip_channels;
+            best.direct_cost = cost;
+        }
+    }
+    const bool possible = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
+    if (!possible || algorithm == Conv2dAlgorithm::direct) return best;
+    int tile = 4;
+    for (int t = 4; t >= 2; t--) {
+        const double cost = winograd_cost<T>(s, t, packed) * milliseconds;
+        if (cost < best.winograd_cost) {
+            best.winograd_cost = cost;
+            tile = t;
+        }
+    }
+    const bool wins = best.kind != Conv2dChoice::depthwise && best.winograd_cost < best.direct_cost;
+    if (wins || algorithm == Conv2dAlgorithm::winograd) {
+        best.kind = Conv2dChoice::winograd;
+        best.tile = tile;
+    }
+    return best;
+}
+
+// Runs a choice. `packed` may be null for winograd: the weights are then transformed for this call.
+template <class T>
+static Status run(const Conv2dShape& s, const Conv2dChoice& choice, const void* packed, Tensor input, const Weights& weight,
+                  Tensor output, const Epilogue& epilogue) {
+    if (s.N == 0 || s.K == 0 || s.P == 0 || s.Q == 0) return Status::ok;
+    const T* weights = static_cast<const T*>(packed);
+    switch (choice.kind) {
+        case Conv2dChoice::winograd: return conv2d_winograd<T>(s, choice.tile, input, weight, weights, output, epilogue);
+        case Conv2dChoice::depthwise: return conv2d_depthwise<T>(s, input, weight, output, epilogue);
+        case Conv2dChoice::strip_channels: return conv2d_strip<T>(s, true, input, weight, weights, output, epilogue);
+        default: return conv2d_strip<T>(s, false, input, weight, nullptr, output, epilogue);
+    }
+}
+
+template <class T>
+static int64_t packed_elements(const Conv2dShape& s, const Conv2dChoice& choice) {
+    if (choice.kind == Conv2dChoice::winograd) return WinogradWeights<T>(s, choice.tile).elements(s);
+    if (choice.kind == Conv2dChoice::strip_channels) return channel_lane_weights<T>(s);
+    return 0;
+}
+
+template <class T>
+static void pack(const Conv2dShape& s, const Conv2dChoice& choice, const Weights& weight, T* packed) {
+    parallel(threads_for(double(packed_elements<T>(s, choice))), [&](Team team) {
+        if (choice.kind == Conv2dChoice::winograd)
+            transform_weights<T>(s, choice.tile, weight, packed, team);
+        else
+            pack_for_channel_lanes<T>(s, weight, packed, team);
+    });
+}
+
+// The convolution that the input gradient of a convolution with stride 1 is.
+static Conv2dShape gradient_shape(const Conv2dShape& s) {
+    Conv2dShape g = s;
+    g.C = s.K, g.H = s.P, g.W = s.Q;
+    g.K = s.C, g.P = s.H, g.Q = s.W;
+    g.pad_top = (s.R - 1) * s.dilation_h - s.pad_top;
+    g.pad_left = (s.S - 1) * s.dilation_w - s.pad_left;
+    return g;
+}
+
+template <class T>
+static Status grad_input(const Conv2dShape& s, Tensor grad_output, Tensor weight, Tensor grad_input) {
+    if (s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0) return Status::ok;
+    if (s.stride_h != 1 || s.stride_w != 1) return conv_transpose2d_phases<T>(s, grad_output, weight, grad_input, Epilogue{});
+    const Conv2dShape g = gradient_shape(s);
+    return run<T>(g, choose<T>(g, Conv2dAlgorithm::automatic, false), nullptr, grad_output, turned_weights(s, weight), grad_input,
+                  Epilogue{});
+}
+
+// ---- the entries of the table: the element type becomes a template argument
+
+static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed) {
+    return itemsize == 4 ? choose<float>(s, algorithm, packed) : choose<double>(s, algorithm, packed);
+}
+static Status conv2d(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, Tensor input, Tensor weight, Tensor output,
+                     const Epilogue& epilogue) {
+    const Conv2dChoice choice = conv2d_choose(s, itemsize, algorithm, false);
+    const Weights w = forward_weights(s, weight);
+    return itemsize == 4 ? run<float>(s, choice, nullptr, input, w, output, epilogue)
+                         : run<double>(s, choice, nullptr, input, w, output, epilogue);
+}
+static int64_t conv2d_packed_bytes(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice) {
+    return itemsize * (itemsize == 4 ? packed_elements<float>(s, choice) : packed_elements<double>(s, choice));
+}
+static void conv2d_pack(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice, Tensor weight, void* packed) {
+    const Weights w = forward_weights(s, weight);
+    itemsize == 4 ? pack(s, choice, w, static_cast<float*>(packed)) : pack(s, choice, w, static_cast<double*>(packed));
+}
+static Status conv2d_packed(const Conv2dShape& s, int itemsize, const Conv2dPacked& packed, Tensor input, Tensor weight,
+                            Tensor output, const Epilogue& epilogue) {
+    const Weights w = forward_weights(s, weight);
+    return itemsize == 4 ? run<float>(s, packed.choice, packed.data, input, w, output, epilogue)
+                         : run<double>(s, packed.choice, packed.data, input, w, output, epilogue);
+}
+static Status conv2d_grad_input(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor weight, Tensor grad) {
+    return itemsize == 4 ? grad_input<float>(s, grad_output, weight, grad) : grad_input<double>(s, grad_output, weight, grad);
+}
+static Status conv2d_grad_weight(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor input, Tensor grad) {
+    return itemsize == 4 ? grad_weight<float>(s, grad_output, input, grad) : grad_weight<double>(s, grad_output, input, grad);
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA

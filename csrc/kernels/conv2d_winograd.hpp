@@ -1,0 +1,735 @@
+// 3x3 convolution with stride 1 by Winograd's minimal filtering, fused from input to output.
+//
+//   Y = A' [ sum over c of (G w G') .* (B' x B) ] A        for tiles of 4x4 (3x3, 2x2) outputs
+//
+// F(4x4, 3x3) needs 36 multiplications where a direct sum needs 144. Lanes are channels everywhere:
+//
+//   input rows -> X[row][column][lane]             squares of pixels x channels are transposed, padding included
+//              -> V[point][C / lanes][tile][lane]  input transform B' x B
+//   V * U      -> M[point][panel][tile][2 * lanes] per point a matrix product over C (tiles.h), U = G w G' packed
+//              -> Z[row][column][lane]             output transform, bias, activation
+//              -> output                           transposed back (not for channels-last)
+//
+// Points 0, +-5/8, +-3/2 and infinity: their transforms lose a third of the accuracy that 0, +-1, +-2 lose. U is computed
+// in float64.
+//
+// Edge tiles. A tile that needs only r < 4 outputs in a dimension uses a subset of the points (r = 1: +-5/8, inf; 2: and 0;
+// 3: and 3/2), with the scale between the two sets of polynomials folded into B'. So the same U serves all tiles, each point has
+// its own number of tiles, and a plane of 14 = 3 * 4 + 2 rows costs what it needs. Tiles are sorted by class, full ones first.
+// Taking 3 or 2 as the largest tile is F(3x3) and F(2x2): U shrinks from 36 to 25 or 16 points, which pays where reading U is
+// what takes the time (512 channels on 7x7).
+//
+// Dilation d. Output pixels equal modulo d form d * d independent undilated convolutions. Their tiles stand side by side in
+// one block: the transforms read X at a pixel stride of d and write Z likewise, so nothing is copied apart and no channel of
+// the products knows of it. A "span" is the 4 * d outputs that the tiles of all phases cover in one dimension.
+//
+// Threads take blocks; where there are too few, all work on one: first on V, then each on its own panels of filters.
+//
+// Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
+#pragma once
+
+#include "../epilogue.h"
+#include "../geometry.h"
+#include "../parallel.h"
+#include "../tiles.h"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+constexpr int kPoints = 6;
+constexpr int64_t kTransformedBytes = 512 * 1024;  // V of a block: half of a second-level cache of 1 MiB
+
+// The finite points; the last of the six is infinity.
+constexpr double winograd_point(int i) { return i == 0 ? 0 : i == 1 ? 0.625 : i == 2 ? -0.625 : i == 3 ? 1.5 : -1.5; }
+// The smallest tile that uses point i.
+constexpr int smallest_tile(int i) { return i == 0 ? 2 : i == 3 ? 3 : i == 4 ? 4 : 1; }
+constexpr int points_of_tile(int tile) { return tile + 2; }
+// Where point i stands among those that tiles of up to `tile` outputs use.
+constexpr int rank_of_point(int tile, int i) {
+    int rank = 0;
+    for (int j = 0; j < i; j++) rank += smallest_tile(j) <= tile;
+    return rank;
+}
+
+// Coefficient of input k in point i of a tile of `tile` outputs: the polynomial over the tile's other finite points, times
+// the factors that U, scaled for all of F(4)'s points, has too many.
+constexpr double input_coefficient(int tile, int i, int k) {
+    double polynomial[kPoints] = {1, 0, 0, 0, 0, 0}, scale = 1;
+    int degree = 0;
+    for (int q = 0; q < kPoints - 1; q++) {
+        if (q == i) continue;
+        if (smallest_tile(q) <= tile) {
+            for (int m = ++degree; m > 0; m--) polynomial[m] = polynomial[m - 1] - winograd_point(q) * polynomial[m];
+            polynomial[0] *= -winograd_point(q);
+        } else if (i < kPoints - 1) {
+            scale *= winograd_point(i) - winograd_point(q);
+        }
+    }
+    return k <= degree ? polynomial[k] * scale : 0;
+}
+// Coefficient of point i in output k.
+constexpr double output_coefficient(int tile, int i, int k) {
+    if (i == kPoints - 1) return k == tile - 1 ? 1 : 0;
+    double power = 1;
+    for (int m = 0; m < k; m++) power *= winograd_point(i);
+    return power;
+}
+// Coefficient of tap k in point i.
+static inline double weight_coefficient(int i, int k) {
+    if (i == kPoints - 1) return k == 2 ? 1 : 0;
+    double divisor = 1, power = 1;
+    for (int q = 0; q < kPoints - 1; q++)
+        if (q != i) divisor *= winograd_point(i) - winograd_point(q);
+    for (int m = 0; m < k; m++) power *= winograd_point(i);
+    return power / divisor;
+}
+
+template <int Tile>
+struct InputCoefficients {
+    double of[kPoints][kPoints];
+    constexpr InputCoefficients() : of() {
+        for (int i = 0; i < kPoints; i++)
+            for (int k = 0; k < kPoints; k++) of[i][k] = input_coefficient(Tile, i, k);
+    }
+};
+
+// Points come in pairs that share work: (+a, -a), (+b, -b), (0, infinity). One pair of B' d, for a tile of R outputs.
+constexpr int kPair[3][2] = {{1, 2}, {3, 4}, {0, 5}};
+
+template <class T, int R, int Pair>
+FASTCV_INLINE void input_pair(const Vec<T> (&d)[R + 2], Vec<T>& first, Vec<T>& second) {
+    constexpr double a = winograd_point(1), b = winograd_point(3);
+    if constexpr (R == 4 && Pair < 2) {
+        // (x^2 - other^2) x (x +- own): even and odd parts once, then their sum and difference.
+        constexpr double own = Pair == 0 ? a : b, other = Pair == 0 ? b : a;
+        const Vec<T> other2 = splat(T(-other * other));
+        const Vec<T> even_part = fma(other2, d[2], d[4]);
+        const Vec<T> odd_part = splat(T(own)) * fma(other2, d[1], d[3]);
+        first = even_part + odd_part;
+        second = even_part - odd_part;
+    } else if constexpr (R == 4) {
+        const Vec<T> product = splat(T(a * a * b * b)), sum = splat(T(-(a * a + b * b)));
+        first = fma(product, d[0], fma(sum, d[2], d[4]));
+        second = fma(product, d[1], fma(sum, d[3], d[5]));
+    } else {
+        static constexpr InputCoefficients<R> c;
+        FASTCV_UNROLL for (int side = 0; side < 2; side++) {
+            const int i = kPair[Pair][side];
+            if (smallest_tile(i) > R) continue;
+            Vec<T> sum = zero<T>();
+            bool begun = false;
+            FASTCV_UNROLL for (int k = 0; k < R + 2; k++) {
+                if (c.of[i][k] == 0) continue;
+                sum = begun ? fma(splat(T(c.of[i][k])), d[k], sum) : splat(T(c.of[i][k])) * d[k];
+                begun = true;
+            }
+            (side ? second : first) = sum;
+        }
+    }
+}
+
+// One row of B' d over all points, stored to v + offset[j].
+template <class T, int Q>
+FASTCV_INLINE void input_row(const Vec<T> (&d)[Q + 2], T* v, const int64_t* offset) {
+    Vec<T> first, second;
+    input_pair<T, Q, 0>(d, first, second);
+    store(v + offset[1], first);
+    store(v + offset[2], second);
+    if constexpr (Q >= 3) {
+        input_pair<T, Q, 1>(d, first, second);
+        store(v + offset[3], first);
+        if constexpr (Q >= 4) store(v + offset[4], second);
+    }
+    input_pair<T, Q, 2>(d, first, second);
+    if constexpr (Q >= 2) store(v + offset[0], first);
+    store(v + offset[5], second);
+}
+
+// Three passes of two rows of points keep everything in registers (36 values at once would not).
+template <class T, int R, int Q, int Pair>
+FASTCV_INLINE void input_pass(const T* x, int64_t row, int64_t column, T* v, const int64_t* offset) {
+    Vec<T> z[2][Q + 2];
+    FASTCV_UNROLL for (int j = 0; j < Q + 2; j++) {
+        Vec<T> d[R + 2];
+        FASTCV_UNROLL for (int i = 0; i < R + 2; i++) d[i] = load(x + i * row + j * column);
+        input_pair<T, R, Pair>(d, z[0][j], z[1][j]);
+    }
+    constexpr int first = kPair[Pair][0], second = kPair[Pair][1];
+    if constexpr (smallest_tile(first) <= R) input_row<T, Q>(z[0], v, offset + first * kPoints);
+    if constexpr (smallest_tile(second) <= R) input_row<T, Q>(z[1], v, offset + second * kPoints);
+}
+
+struct TilePlace {
+    int64_t input, output;  // elements into X and Z
+};
+
+template <class T, int R, int Q>
+FASTCV_NOINLINE void input_tiles(const T* x, const TilePlace* tiles, int64_t count, int64_t row, int64_t column, T* v,
+                                 const int64_t* offset) {
+    for (int64_t t = 0; t < count; t++, v += kLanes<T>) {
+        const T* tile = x + tiles[t].input;
+        input_pass<T, R, Q, 0>(tile, row, column, v, offset);
+        if constexpr (R >= 3) input_pass<T, R, Q, 1>(tile, row, column, v, offset);
+        input_pass<T, R, Q, 2>(tile, row, column, v, offset);
+    }
+}
+
+// A' m in one dimension: m at the points of a tile of R, y its outputs.
+template <class T, int R>
+FASTCV_INLINE void output_points(const Vec<T> (&m)[kPoints], Vec<T>* y) {
+    constexpr double a = winograd_point(1), b = winograd_point(3);
+    const Vec<T> s = m[1] + m[2], d = m[1] - m[2];
+    if constexpr (R == 4) {
+        const Vec<T> t = m[3] + m[4], e = m[3] - m[4];
+        y[0] = m[0] + (s + t);
+        y[1] = fma(splat(T(a)), d, splat(T(b)) * e);
+        y[2] = fma(splat(T(a * a)), s, splat(T(b * b)) * t);
+        y[3] = fma(splat(T(a * a * a)), d, fma(splat(T(b * b * b)), e, m[5]));
+    } else if constexpr (R == 3) {
+        y[0] = m[0] + (s + m[3]);
+        y[1] = fma(splat(T(a)), d, splat(T(b)) * m[3]);
+        y[2] = fma(splat(T(a * a)), s, fma(splat(T(b * b)), m[3], m[5]));
+    } else if constexpr (R == 2) {
+        y[0] = m[0] + s;
+        y[1] = fma(splat(T(a)), d, m[5]);
+    } else {
+        y[0] = s + m[5];
+    }
+}
+
+template <class T>
+struct TileEpilogue {
+    Vec<T> bias;
+    Activation activation;
+    T slope;
+};
+
+template <class T, int R, int Q>
+FASTCV_NOINLINE void output_tiles(const T* m, int64_t m_tile, const int64_t* offset, T* z, const TilePlace* tiles,
+                                  int64_t count, int64_t row, int64_t column, const TileEpilogue<T>& epilogue) {
+    for (int64_t t = 0; t < count; t++, m += m_tile) {
+        Vec<T> half[R][kPoints];
+        FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
+            if (smallest_tile(j) > Q) continue;
+            Vec<T> points[kPoints], outputs[R];
+            FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
+                if (smallest_tile(i) <= R) points[i] = load(m + offset[i * kPoints + j]);
+            output_points<T, R>(points, outputs);
+            FASTCV_UNROLL for (int i = 0; i < R; i++) half[i][j] = outputs[i];
+        }
+        T* to = z + tiles[t].output;
+        FASTCV_UNROLL for (int i = 0; i < R; i++) {
+            Vec<T> outputs[Q];
+            output_points<T, Q>(half[i], outputs);
+            FASTCV_UNROLL for (int j = 0; j < Q; j++)
+                store(to + i * row + j * column,
+                      activate<T>(outputs[j] + epilogue.bias, epilogue.activation, epilogue.slope));
+        }
+    }
+}
+
+template <class T>
+using InputTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
+template <class T>
+using OutputTiles = void (*)(const T*, int64_t, const int64_t*, T*, const TilePlace*, int64_t, int64_t, int64_t,
+                             const TileEpilogue<T>&);
+template <class T, int R>
+static InputTiles<T> find_input_tiles(int64_t q) {
+    return q == 4 ? input_tiles<T, R, 4> : q == 3 ? input_tiles<T, R, 3> : q == 2 ? input_tiles<T, R, 2> : input_tiles<T, R, 1>;
+}
+template <class T>
+static InputTiles<T> find_input_tiles(int64_t r, int64_t q) {
+    return r == 4   ? find_input_tiles<T, 4>(q)
+           : r == 3 ? find_input_tiles<T, 3>(q)
+           : r == 2 ? find_input_tiles<T, 2>(q)
+                    : find_input_tiles<T, 1>(q);
+}
+template <class T, int R>
+static OutputTiles<T> find_output_tiles(int64_t q) {
+    return q == 4 ? output_tiles<T, R, 4> : q == 3 ? output_tiles<T, R, 3> : q == 2 ? output_tiles<T, R, 2> : output_tiles<T, R, 1>;
+}
+template <class T>
+static OutputTiles<T> find_output_tiles(int64_t r, int64_t q) {
+    return r == 4   ? find_output_tiles<T, 4>(q)
+           : r == 3 ? find_output_tiles<T, 3>(q)
+           : r == 2 ? find_output_tiles<T, 2>(q)
+                    : find_output_tiles<T, 1>(q);
+}
+
+// ---- the products
+
+template <class T, int MT, int NV>
+FASTCV_NOINLINE void point_product(int64_t blocks, const T* v, int64_t v_block, const T* u, T* m) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MT][NV];
+    clear_tile<T, MT, NV>(acc);
+    panel_product<T, MT, NV>(acc, blocks, v, v_block, u);
+    FASTCV_UNROLL for (int i = 0; i < MT; i++)
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(m + (i * NV + j) * L, acc[i][j]);
+}
+template <class T>
+using PointProduct = void (*)(int64_t, const T*, int64_t, const T*, T*);
+constexpr int kTilesOfProduct = kManyRegisters ? 14 : 6;
+template <class T, int NV, int MT = 1>
+static PointProduct<T> find_point_product(int64_t tiles) {
+    if constexpr (MT < kTilesOfProduct) {
+        if (tiles > MT) return find_point_product<T, NV, MT + 1>(tiles);
+    }
+    return point_product<T, MT, NV>;
+}
+
+// ---- weights: U[group][panel][point][C rounded up to lanes][2 * lanes]
+
+template <class T>
+struct WinogradWeights {
+    int64_t channels, panels, points, panel_elements;
+
+    WinogradWeights(const Conv2dShape& s, int tile)
+        : channels(round_up(s.C / s.G, kLanes<T>)),
+          panels(ceil_div(s.K / s.G, 2 * kLanes<T>)),
+          points(points_of_tile(tile) * points_of_tile(tile)),
+          panel_elements(points * channels * 2 * kLanes<T>) {}
+    int64_t elements(const Conv2dShape& s) const { return s.G * panels * panel_elements; }
+};
+
+template <class T>
+static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, Team team) {
+    constexpr int64_t L = kLanes<T>;
+    const WinogradWeights<T> layout(s, tile);
+    const int64_t filters = s.K / s.G, channels = s.C / s.G;
+    double g[kPoints][3];
+    for (int i = 0; i < kPoints; i++)
+        for (int k = 0; k < 3; k++) g[i][k] = weight_coefficient(i, k);
+    const int64_t work = s.G * layout.panels * layout.channels;
+    for (int64_t item = team.begin(work); item < team.end(work); item++) {
+        const int64_t c = item % layout.channels, panel = item / layout.channels;
+        const int64_t first = panel % layout.panels * 2 * L, count = smaller(2 * L, filters - first);
+        const int64_t width = count > L ? 2 * L : L;
+        double taps[9][2 * L] = {};
+        if (c < channels) {
+            const char* from = weight.at(panel / layout.panels, first, c);
+            for (int64_t k = 0; k < count; k++)
+                for (int t = 0; t < 9; t++)
+                    taps[t][k] = double(load_scalar<T>(from + k * weight.filter_bytes + t / 3 * weight.row_bytes + t % 3 * weight.column_bytes));
+        }
+        T* to = packed + panel * layout.panel_elements + c * width;
+        for (int i = 0; i < kPoints; i++) {
+            if (smallest_tile(i) > tile) continue;
+            double half[3][2 * L];
+            for (int t = 0; t < 3; t++)
+                for (int64_t k = 0; k < width; k++)
+                    half[t][k] = g[i][0] * taps[t][k] + g[i][1] * taps[3 + t][k] + g[i][2] * taps[6 + t][k];
+            for (int j = 0; j < kPoints; j++) {
+                if (smallest_tile(j) > tile) continue;
+                const int64_t point = rank_of_point(tile, i) * points_of_tile(tile) + rank_of_point(tile, j);
+                T* u = to + point * layout.channels * width;
+                for (int64_t k = 0; k < width; k++)
+                    u[k] = T(g[j][0] * half[0][k] + g[j][1] * half[1][k] + g[j][2] * half[2][k]);
+            }
+        }
+    }
+}
+
+// ---- blocks of tiles
+
+// One dimension cut into spans (the tiles of all phases side by side) and, where a span is too much, into phases.
+struct SpanRange {
+    int64_t first_span, last_span, first_phase, last_phase;
+    int64_t spans() const { return last_span - first_span; }
+    int64_t phases() const { return last_phase - first_phase; }
+};
+
+struct TileAxis {
+    int64_t output, dilation, tile;
+
+    int64_t span() const { return tile * dilation; }
+    int64_t spans() const { return ceil_div(output, span()); }
+    // Outputs of the tile of this phase in this span: 0 .. tile.
+    int64_t outputs(int64_t span_index, int64_t phase) const {
+        const int64_t left = output - span_index * span() - phase;
+        return left <= 0 ? 0 : smaller(tile, ceil_div(left, dilation));
+    }
+    int64_t tiles() const {
+        int64_t n = 0;
+        for (int64_t i = 0; i < spans(); i++) n += smaller(dilation, output - i * span());
+        return n;
+    }
+    // Sum over the tiles of their points: what the products cost in this dimension.
+    int64_t points() const {
+        int64_t n = 0;
+        for (int64_t i = 0; i < spans(); i++) {
+            const int64_t left = output - i * span(), full = left / dilation, rest = left % dilation;
+            if (full >= tile)
+                n += dilation * points_of_tile(int(tile));
+            else
+                n += rest * points_of_tile(int(full) + 1) + (full ? (dilation - rest) * points_of_tile(int(full)) : 0);
+        }
+        return n;
+    }
+};
+
+// Tiles of one class: r x q outputs. Sorted within a block, full tiles first.
+struct TileClass {
+    int64_t r, q, first, count;
+    int64_t v_offset[kPoints * kPoints];  // of the class's first tile, by point
+    int64_t m_offset[kPoints * kPoints];
+};
+
+template <class T>
+struct WinogradCall {
+    Conv2dShape shape;
+    int tile;
+    Tensor input, output;
+    TileAxis y, x;
+    WinogradWeights<T> layout;
+    const T* packed;
+    const T* bias;  // [group][panels * 2 * lanes]
+    Activation activation;
+    T slope;
+    // Cutting: blocks of rows (spans, or phases of a span) x blocks of columns (spans).
+    int64_t row_blocks, phase_blocks, column_blocks;
+    // Strides and sizes, for the largest block.
+    int64_t x_pitch, z_pitch, max_tiles, panels_together;
+    int64_t v_point, v_block, m_point;
+    int64_t x_elements, v_elements, m_elements, z_elements;
+
+    WinogradCall(const Conv2dShape& s, int t)
+        : shape(s), tile(t), y{s.P, s.dilation_h, t}, x{s.Q, s.dilation_w, t}, layout(s, t) {}
+
+    SpanRange row_range(int64_t block) const {
+        if (phase_blocks == 1) return {y.spans() * block / row_blocks, y.spans() * (block + 1) / row_blocks, 0, y.dilation};
+        const int64_t span = block / phase_blocks, part = block % phase_blocks;
+        return {span, span + 1, y.dilation * part / phase_blocks, y.dilation * (part + 1) / phase_blocks};
+    }
+    SpanRange column_range(int64_t block) const {
+        return {x.spans() * block / column_blocks, x.spans() * (block + 1) / column_blocks, 0, x.dilation};
+    }
+    int64_t blocks() const { return row_blocks * phase_blocks * column_blocks; }
+};
+
+// The tiles of a block, listed and sorted; scratch that each thread has.
+struct TileBlock {
+    SpanRange rows, columns;
+    TileClass classes[16];
+    int n_classes;
+    int64_t tiles_of_point[kPoints * kPoints];
+    TilePlace* places;
+};
+
+template <class T>
+static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
+    constexpr int64_t L = kLanes<T>;
+    b.rows = c.row_range(block / c.column_blocks);
+    b.columns = c.column_range(block % c.column_blocks);
+    const int64_t phases = b.rows.phases();
+    int64_t n = 0;
+    b.n_classes = 0;
+    for (int64_t point = 0; point < kPoints * kPoints; point++) b.tiles_of_point[point] = 0;
+    for (int64_t r = c.tile; r >= 1; r--)
+        for (int64_t q = c.tile; q >= 1; q--) {
+            TileClass& cls = b.classes[b.n_classes];
+            cls.r = r;
+            cls.q = q;
+            cls.first = n;
+            for (int64_t span = b.rows.first_span; span < b.rows.last_span; span++)
+                for (int64_t p = b.rows.first_phase; p < b.rows.last_phase; p++) {
+                    if (c.y.outputs(span, p) != r) continue;
+                    const int64_t row = (span - b.rows.first_span) * c.tile * phases + p - b.rows.first_phase;
+                    for (int64_t column_span = b.columns.first_span; column_span < b.columns.last_span; column_span++) {
+                        const int64_t left = c.x.output - column_span * c.x.span();
+                        for (int64_t px = 0; px < smaller(c.x.dilation, left); px++) {
+                            if (c.x.outputs(column_span, px) != q) continue;
+                            const int64_t column = (column_span - b.columns.first_span) * c.x.span() + px;
+                            b.places[n++] = {(row * c.x_pitch + column) * L, (row * c.z_pitch + column) * L};
+                        }
+                    }
+                }
+            cls.count = n - cls.first;
+            if (cls.count == 0) continue;
+            b.n_classes++;
+            for (int i = 0; i < kPoints; i++)
+                for (int j = 0; j < kPoints; j++) {
+                    const int point = i * kPoints + j;
+                    const int64_t at = rank_of_point(c.tile, i) * points_of_tile(c.tile) + rank_of_point(c.tile, j);
+                    cls.v_offset[point] = at * c.v_point + b.tiles_of_point[point] * L;
+                    cls.m_offset[point] = at * c.m_point;  // plus tiles before it times the panel's width
+                    if (smallest_tile(i) <= r && smallest_tile(j) <= q) b.tiles_of_point[point] += cls.count;
+                }
+        }
+}
+
+// to[column][lane] = input row, `channels` of them in lanes; zeros outside the row.
+template <class T>
+static void load_channel_lanes(T* to, int64_t columns, const char* row, int64_t channel_bytes, int64_t column_bytes,
+                               int64_t channels, int64_t first, int64_t width) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t begin = smaller(columns, larger(0, -first));
+    const int64_t end = larger(begin, smaller(columns, width - first));
+    for (int64_t e = 0; e < begin; e++) store(to + e * L, zero<T>());
+    if (column_bytes == int64_t(sizeof(T))) {
+        for (int64_t e = begin; e < end; e += L) {
+            Vec<T> square[L];
+            const char* from = row + (first + e) * column_bytes;
+            if (end - e >= L && channels >= L) {
+                FASTCV_UNROLL for (int64_t c = 0; c < L; c++)
+                    square[c] = load(reinterpret_cast<const T*>(from + c * channel_bytes));
+            } else {
+                FASTCV_UNROLL for (int64_t c = 0; c < L; c++)
+                    square[c] = c < channels ? load_first(reinterpret_cast<const T*>(from + c * channel_bytes), end - e)
+                                             : zero<T>();
+            }
+            transpose<T>(square);
+            FASTCV_UNROLL for (int64_t i = 0; i < L; i++) store(to + (e + i) * L, square[i]);
+        }
+    } else if (channel_bytes == int64_t(sizeof(T))) {
+        for (int64_t e = begin; e < end; e++)
+            store(to + e * L, load_first(reinterpret_cast<const T*>(row + (first + e) * column_bytes), channels));
+    } else {
+        for (int64_t e = begin; e < end; e++) {
+            store(to + e * L, zero<T>());
+            for (int64_t c = 0; c < channels; c++)
+                to[e * L + c] = load_scalar<T>(row + (first + e) * column_bytes + c * channel_bytes);
+        }
+    }
+    for (int64_t e = end; e < columns; e++) store(to + e * L, zero<T>());
+}
+
+// The way back: `filters` lanes of each column go out.
+template <class T>
+static void store_channel_lanes(const T* from, int64_t columns, char* row, int64_t filter_bytes, int64_t column_bytes,
+                                int64_t filters) {
+    constexpr int64_t L = kLanes<T>;
+    if (column_bytes == int64_t(sizeof(T))) {
+        for (int64_t e = 0; e < columns; e += L) {
+            Vec<T> square[L];
+            FASTCV_UNROLL for (int64_t i = 0; i < L; i++) square[i] = load(from + (e + i) * L);
+            transpose<T>(square);
+            char* to = row + e * column_bytes;
+            if (columns - e >= L && filters >= L) {
+                FASTCV_UNROLL for (int64_t k = 0; k < L; k++) store(reinterpret_cast<T*>(to + k * filter_bytes), square[k]);
+            } else {
+                FASTCV_UNROLL for (int64_t k = 0; k < L; k++)
+                    if (k < filters) store_first(reinterpret_cast<T*>(to + k * filter_bytes), square[k], columns - e);
+            }
+        }
+    } else if (filter_bytes == int64_t(sizeof(T))) {
+        for (int64_t e = 0; e < columns; e++)
+            store_first(reinterpret_cast<T*>(row + e * column_bytes), load(from + e * L), filters);
+    } else {
+        for (int64_t e = 0; e < columns; e++)
+            for (int64_t k = 0; k < filters; k++) store_scalar(row + e * column_bytes + k * filter_bytes, from[e * L + k]);
+    }
+}
+
+// Input of one block and one block of channels: X, then V.
+template <class T>
+static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t channel_block, T* x, T* v) {
+    constexpr int64_t L = kLanes<T>;
+    const Conv2dShape& s = c.shape;
+    const int64_t channels = s.C / s.G, first_channel = channel_block * L;
+    const char* planes = c.input.data + n * c.input.stride_bytes[0] + (g * channels + first_channel) * c.input.stride_bytes[1];
+    const int64_t phases = b.rows.phases();
+    const int64_t columns = (b.columns.spans() * c.tile + 2) * c.x.dilation;
+    const int64_t first_column = b.columns.first_span * c.x.span() - s.pad_left;
+    for (int64_t k = 0; k < b.rows.spans() * c.tile + 2; k++)
+        for (int64_t p = 0; p < phases; p++) {
+            const int64_t row = (b.rows.first_span * c.tile + k) * c.y.dilation + b.rows.first_phase + p - s.pad_top;
+            T* to = x + (k * phases + p) * c.x_pitch * L;
+            if (row < 0 || row >= s.H) {
+                for (int64_t e = 0; e < columns; e++) store(to + e * L, zero<T>());
+                continue;
+            }
+            load_channel_lanes(to, columns, planes + row * c.input.stride_bytes[2], c.input.stride_bytes[1],
+                               c.input.stride_bytes[3], smaller(L, channels - first_channel), first_column, s.W);
+        }
+    for (int i = 0; i < b.n_classes; i++) {
+        const TileClass& cls = b.classes[i];
+        find_input_tiles<T>(cls.r, cls.q)(x, b.places + cls.first, cls.count, phases * c.x_pitch * L, c.x.dilation * L,
+                                          v + channel_block * c.v_block, cls.v_offset);
+    }
+}
+
+// Products and output of one block for panels [first, last).
+template <class T>
+static void multiply_panels(const WinogradCall<T>& c, const TileBlock& b, int64_t g, int64_t first, int64_t last, const T* v, T* m) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t filters = c.shape.K / c.shape.G, n = points_of_tile(c.tile);
+    for (int i = 0; i < kPoints; i++)
+        for (int j = 0; j < kPoints; j++) {
+            if (smallest_tile(i) > c.tile || smallest_tile(j) > c.tile) continue;
+            const int64_t at = rank_of_point(c.tile, i) * n + rank_of_point(c.tile, j);
+            const int64_t tiles = b.tiles_of_point[i * kPoints + j], pieces = ceil_div(tiles, kTilesOfProduct);
+            for (int64_t panel = first; panel < last; panel++) {
+                const int64_t vectors = filters - panel * 2 * L > L ? 2 : 1;
+                const T* u = c.packed + (g * c.layout.panels + panel) * c.layout.panel_elements +
+                             at * c.layout.channels * vectors * L;
+                T* to = m + at * c.m_point + (panel - first) * c.max_tiles * 2 * L;
+                for (int64_t piece = 0; piece < pieces; piece++) {
+                    const int64_t t0 = tiles * piece / pieces, t1 = tiles * (piece + 1) / pieces;
+                    (vectors == 2 ? find_point_product<T, 2>(t1 - t0) : find_point_product<T, 1>(t1 - t0))(
+                        c.layout.channels / L, v + at * c.v_point + t0 * L, c.v_block, u, to + t0 * vectors * L);
+                }
+            }
+        }
+}
+
+template <class T>
+static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t first, int64_t last,
+                             const T* m, T* z) {
+    constexpr int64_t L = kLanes<T>;
+    const Conv2dShape& s = c.shape;
+    const int64_t filters = s.K / s.G, phases = b.rows.phases();
+    const int64_t first_column = b.columns.first_span * c.x.span();
+    const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
+    for (int64_t k = first * 2 * L; k < smaller(filters, last * 2 * L); k += L) {
+        const int64_t panel = k / (2 * L), vectors = filters - panel * 2 * L > L ? 2 : 1;
+        const TileEpilogue<T> epilogue{load(c.bias + g * c.layout.panels * 2 * L + k), c.activation, c.slope};
+        const T* from = m + (panel - first) * c.max_tiles * 2 * L + k % (2 * L);
+        int64_t tiles_before[kPoints * kPoints] = {};
+        for (int i = 0; i < b.n_classes; i++) {
+            const TileClass& cls = b.classes[i];
+            int64_t offset[kPoints * kPoints];
+            for (int point = 0; point < kPoints * kPoints; point++) {
+                offset[point] = cls.m_offset[point] + tiles_before[point] * vectors * L;
+                if (smallest_tile(point / kPoints) <= cls.r && smallest_tile(point % kPoints) <= cls.q)
+                    tiles_before[point] += cls.count;
+            }
+            find_output_tiles<T>(cls.r, cls.q)(from, vectors * L, offset, z, b.places + cls.first, cls.count,
+                                               phases * c.z_pitch * L, c.x.dilation * L, epilogue);
+        }
+        char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + k) * c.output.stride_bytes[1];
+        for (int64_t i = 0; i < b.rows.spans() * c.tile; i++)
+            for (int64_t p = 0; p < phases; p++) {
+                const int64_t row = (b.rows.first_span * c.tile + i) * c.y.dilation + b.rows.first_phase + p;
+                if (row >= s.P) continue;
+                store_channel_lanes(z + (i * phases + p) * c.z_pitch * L, columns,
+                                    planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
+                                    c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - k));
+            }
+    }
+}
+
+// Cuts the tiles into blocks whose V stays near 512 KiB, at least two register tiles each, and a multiple of the
+// threads' number where that is possible.
+template <class T>
+static void cut_into_tile_blocks(WinogradCall<T>& c, int threads) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t point_bytes = c.layout.points * c.layout.channels * int64_t(sizeof(T));
+    const int64_t fitting = smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes);
+    const int64_t wanted = c.y.dilation > 1 ? 8 * kTilesOfProduct : larger(2 * kTilesOfProduct, fitting);
+    const int64_t rows = c.y.spans(), columns = c.x.spans();
+    const int64_t tiles_of_row = c.x.tiles() * c.y.dilation;  // of a row of spans
+    c.row_blocks = c.phase_blocks = c.column_blocks = 1;
+    const int64_t others = c.shape.N * c.shape.G;
+    if (tiles_of_row > 2 * wanted && c.y.dilation > 1) {
+        c.row_blocks = rows;
+        c.phase_blocks = smaller(c.y.dilation, ceil_div(tiles_of_row, wanted));
+    } else {
+        const int64_t rows_together = larger(1, wanted / tiles_of_row);
+        c.row_blocks = ceil_div(rows, rows_together);
+    }
+    const int64_t tiles_of_block = ceil_div(c.x.tiles() * c.y.tiles(), c.row_blocks * c.phase_blocks);
+    if (tiles_of_block > 2 * wanted) c.column_blocks = smaller(columns, ceil_div(tiles_of_block, wanted));
+    // A multiple of the threads' number, if that does not make blocks too small.
+    while (c.phase_blocks == 1 && others * c.blocks() % threads && c.row_blocks < rows &&
+           c.x.tiles() * c.y.tiles() / (c.blocks() + 1) >= kTilesOfProduct)
+        c.row_blocks++;
+
+    int64_t max_rows = 0, max_spans = 0, max_columns = 0;
+    for (int64_t i = 0; i < c.row_blocks * c.phase_blocks; i++) {
+        const SpanRange r = c.row_range(i);
+        max_rows = larger(max_rows, r.phases() * (r.spans() * c.tile + 2));
+        max_spans = larger(max_spans, r.spans() * r.phases());
+    }
+    for (int64_t i = 0; i < c.column_blocks; i++) max_columns = larger(max_columns, c.column_range(i).spans());
+    c.max_tiles = max_spans * smaller(max_columns * c.x.dilation, c.x.tiles());
+    c.x_pitch = (max_columns * c.tile + 2) * c.x.dilation + L;
+    c.z_pitch = max_columns * c.x.span() + L;
+    c.v_block = c.max_tiles * L;
+    c.v_point = c.v_block * (c.layout.channels / L);
+    // Points a multiple of 512 bytes apart would compete for the same cache sets.
+    if (c.v_point * int64_t(sizeof(T)) % 512 == 0) c.v_point += 5 * L;
+    c.panels_together = smaller(c.layout.panels, larger(1, 128 / (2 * L)));
+    c.m_point = c.panels_together * c.max_tiles * 2 * L;
+    if (c.m_point * int64_t(sizeof(T)) % 512 == 0) c.m_point += 5 * L;
+    c.x_elements = round_up((max_rows * c.x_pitch + L) * L, 16);
+    c.z_elements = round_up((max_rows * c.z_pitch + L) * L, 16);
+    c.v_elements = round_up(c.layout.points * c.v_point, 16);
+    c.m_elements = round_up(c.layout.points * c.m_point, 16);
+}
+
+// `packed` holds the transformed weights, or is null: then they are transformed for this call.
+template <class T>
+static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, const Weights& weight, const T* packed, Tensor output,
+                              const Epilogue& epilogue) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    WinogradCall<T> c(s, tile);
+    c.input = input;
+    c.output = output;
+    c.activation = epilogue.activation;
+    c.slope = T(epilogue.slope);
+    const int threads = threads_for(2 * multiply_adds(s));
+    cut_into_tile_blocks(c, threads);
+    const int64_t items = s.N * s.G * c.blocks();
+    // Each thread has blocks of its own, or all share one after the other: where there are few, and with dilation, whose
+    // blocks hold tiles of unequal classes.
+    const bool enough_panels = c.layout.panels >= 2 * threads && s.dilation_h > 1;
+    const bool together = threads > 1 && (items < threads || (items % threads && items < 4 * threads) || enough_panels);
+
+    const int64_t biases = s.G * c.layout.panels * 2 * L;
+    const int64_t bias_bytes = round_up(biases * size, 64);
+    const int64_t packed_bytes = packed ? 0 : round_up(c.layout.elements(s) * size, 64);
+    const int64_t v_bytes = round_up(c.v_elements * size, 64);
+    const int64_t place_bytes = round_up(c.max_tiles * int64_t(sizeof(TilePlace)), 64);
+    const int64_t own_bytes = round_up((c.x_elements + c.m_elements + c.z_elements) * size, 64) + place_bytes;
+    Scratch scratch(bias_bytes + packed_bytes + (together ? 1 : threads) * v_bytes + threads * own_bytes);
+    if (!scratch.data()) return Status::out_of_memory;
+
+    T* bias = reinterpret_cast<T*>(scratch.data());
+    T* fresh = reinterpret_cast<T*>(scratch.data() + bias_bytes);
+    char* v_area = scratch.data() + bias_bytes + packed_bytes;
+    char* own_area = v_area + (together ? 1 : threads) * v_bytes;
+    const int64_t filters = s.K / s.G;
+    for (int64_t i = 0; i < biases; i++) bias[i] = 0;
+    if (epilogue.bias)
+        for (int64_t k = 0; k < s.K; k++)
+            bias[k / filters * c.layout.panels * 2 * L + k % filters] =
+                load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+    c.bias = bias;
+    c.packed = packed ? packed : fresh;
+
+    parallel(threads, [&](Team team) {
+        if (!packed) {
+            transform_weights(s, tile, weight, fresh, team);
+            team.wait_for_all();
+        }
+        char* own = own_area + team.id * own_bytes;
+        T* x = reinterpret_cast<T*>(own);
+        T* m = x + c.x_elements;
+        T* z = m + c.m_elements;
+        TileBlock b;
+        b.places = reinterpret_cast<TilePlace*>(own + own_bytes - place_bytes);
+        T* v = reinterpret_cast<T*>(v_area + (together ? 0 : team.id) * v_bytes);
+        const Team alone{0, 1};
+        const Team& share = together ? team : alone;
+        const int64_t channel_blocks = c.layout.channels / L;
+        for (int64_t item = together ? 0 : team.begin(items); item < (together ? items : team.end(items)); item++) {
+            const int64_t n = item / c.blocks() / s.G, g = item / c.blocks() % s.G;
+            list_tiles(c, item % c.blocks(), b);
+            for (int64_t cb = share.begin(channel_blocks); cb < share.end(channel_blocks); cb++)
+                transform_input(c, b, n, g, cb, x, v);
+            share.wait_for_all();
+            const int64_t end = share.end(c.layout.panels);
+            for (int64_t p = share.begin(c.layout.panels); p < end; p += c.panels_together) {
+                const int64_t last = smaller(end, p + c.panels_together);
+                multiply_panels(c, b, g, p, last, v, m);
+                transform_output(c, b, n, g, p, last, m, z);
+            }
+            share.wait_for_all();
+        }
+    });
+    return Status::ok;
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA

@@ -1,0 +1,21 @@
+// What a file in isa/ compiles: every kernel, and the one symbol that it exports.
+#pragma once
+
+#include "conv2d.hpp"
+#include "measure.hpp"
+
+namespace fastcv::FASTCV_ISA {
+
+#define FASTCV_STRING_(x) #x
+#define FASTCV_STRING(x) FASTCV_STRING_(x)
+
+const KernelTable* table() {
+    static const KernelTable kernels = {
+        FASTCV_STRING(FASTCV_ISA), kVectorBytes,       conv2d_choose,     conv2d,       conv2d_packed_bytes,
+        conv2d_pack,               conv2d_packed,  conv2d_grad_input, conv2d_grad_weight,
+        measure_peak,
+    };
+    return &kernels;
+}
+
+}  // namespace fastcv::FASTCV_ISA

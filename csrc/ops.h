@@ -1,0 +1,79 @@
+// The contents page: every op's parameters and kernels, once.
+//
+// Glossary, the same letters in every file:
+//   N batch   C input channels   K filters   G groups   H x W input   R x S window   P x Q output   T tiles
+//   lane: one element of a vector register.   strip: a padded, phase-split copy of some input rows (strip.h).
+// Sizes count elements; a name that ends in _bytes counts bytes.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace fastcv {
+
+enum class Status { ok, out_of_memory };
+
+// A 4-D array somewhere in memory: any strides, any alignment.
+struct Tensor {
+    char* data;
+    int64_t stride_bytes[4];
+};
+
+enum class Activation { none, relu, relu6, leaky_relu, sigmoid, tanh, silu, gelu };
+
+// What happens to a sum before it is stored.
+struct Epilogue {
+    const char* bias = nullptr;  // K elements, or null
+    int64_t bias_stride_bytes = 0;
+    Activation activation = Activation::none;
+    double slope = 0;  // leaky_relu's
+};
+
+// A convolution's sizes. Bottom and right padding follow from P and Q: what is read outside the input is zero.
+// Padding may be negative (an input gradient of a convolution that was padded by more than its window).
+struct Conv2dShape {
+    int64_t N, C, H, W;
+    int64_t K, R, S;
+    int64_t P, Q;
+    int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    int64_t G;
+};
+
+enum class Conv2dAlgorithm { automatic, direct, winograd };
+
+// The algorithm that a convolution takes, and what decided: estimated milliseconds of one sample on one core.
+struct Conv2dChoice {
+    enum Kind { strip_pixels, strip_channels, depthwise, winograd } kind;
+    int tile;               // winograd: outputs a tile and dimension, 4, 3 or 2
+    double direct_cost;     // of the best kernel that multiplies tap by tap
+    double winograd_cost;   // infinite where Winograd does not apply
+};
+
+// Weights in the form that the chosen kernel reads; lives as long as the plan.
+struct Conv2dPacked {
+    void* data = nullptr;
+    Conv2dChoice choice{};
+};
+
+struct KernelTable {
+    const char* isa;
+    int vector_bytes;
+
+    Conv2dChoice (*conv2d_choose)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, bool packed);
+    Status (*conv2d)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, Tensor input, Tensor weight, Tensor output,
+                     const Epilogue&);
+    // bytes that conv2d_pack writes for this choice; 0: the kernel reads the weights where they lie
+    int64_t (*conv2d_packed_bytes)(const Conv2dShape&, int itemsize, const Conv2dChoice&);
+    void (*conv2d_pack)(const Conv2dShape&, int itemsize, const Conv2dChoice&, Tensor weight, void* packed);
+    Status (*conv2d_packed)(const Conv2dShape&, int itemsize, const Conv2dPacked&, Tensor input, Tensor weight,
+                            Tensor output, const Epilogue&);
+    Status (*conv2d_grad_input)(const Conv2dShape&, int itemsize, Tensor grad_output, Tensor weight,
+                                Tensor grad_input);
+    Status (*conv2d_grad_weight)(const Conv2dShape&, int itemsize, Tensor grad_output, Tensor input,
+                                 Tensor grad_weight);
+
+    // The machine's measured limits, for the demo's and the benchmark's share of peak.
+    double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers
+};
+
+}  // namespace fastcv

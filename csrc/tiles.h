@@ -1,0 +1,93 @@
+// The register tiles that the ops share: a few rows of one operand times a few vectors of the other.
+//
+//                vectors j = 0 .. NV-1
+//              +--------+--------+--------+
+//   rows i     |        |        |        |     acc[i][j] += row operand (one element, broadcast)
+//   0 .. MT-1  |        |        |        |                * column operand (one vector)
+//              +--------+--------+--------+
+//
+// The largest tiles fill the registers: MT * NV accumulators, NV vectors, one broadcast. Both fused multiply-add pipes
+// are busy from about 8 accumulators on; the larger the tile, the fewer loads a multiply-add costs.
+#pragma once
+
+#include "simd.h"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+template <class T, int MT, int NV>
+FASTCV_INLINE void clear_tile(Vec<T> (&acc)[MT][NV]) {
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = zero<T>();
+}
+
+template <class T, int MT, int NV>
+FASTCV_INLINE void multiply_add(Vec<T> (&acc)[MT][NV], int i, T row, const Vec<T> (&columns)[NV]) {
+    Vec<T> x = splat<T>(row);
+    if constexpr (NV > 1) keep(x);
+    FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma(x, columns[j], acc[i][j]);
+}
+
+// Pixel lanes. Rows are filters, read where they lie: `weight` points at element (0, k = 0), filters are
+// `filter_stride` elements apart, k is contiguous. Columns are pixels of a strip: depth step k reads `offset[k]`
+// elements further on. Three row pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses
+// of eight filters in five integer registers.
+template <class T, int MT, int NV>
+FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* weight, int64_t filter_stride,
+                               const T* const (&pixels)[NV], const int32_t* offset) {
+    const T* rows[(MT + 2) / 3];
+    FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) rows[i] = weight + 3 * i * filter_stride;
+    for (int64_t k = 0; k < depth; k++) {
+        const int64_t o = offset[k];
+        Vec<T> columns[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            columns[j] = load(pixels[j] + o);
+            keep(columns[j]);
+        }
+        FASTCV_UNROLL for (int i = 0; i < MT; i++)
+            multiply_add<T>(acc, i, load_scalar<T>(rows[i / 3] + (i % 3) * filter_stride), columns);
+        FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) rows[i]++;
+    }
+}
+
+// Channel lanes. Rows are MT pixels, `row_stride` elements apart, read at `offset[k]`; columns are NV vectors of
+// filters, packed [k][NV * lanes].
+template <class T, int MT, int NV>
+FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels,
+                                 int64_t row_stride, const int32_t* offset) {
+    constexpr int L = kLanes<T>;
+    for (int64_t k = 0; k < depth; k++) {
+        const T* p = pixels + offset[k];
+        Vec<T> columns[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            columns[j] = load(packed + j * L);
+            keep(columns[j]);
+        }
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(p + i * row_stride), columns);
+        packed += NV * L;
+    }
+}
+
+// Panel product. Rows come from a panel [block of lanes][row][lane], `block_stride` elements from block to block;
+// columns from a packed panel [k][NV * lanes]. The depth is a multiple of lanes.
+template <class T, int MT, int NV>
+FASTCV_INLINE void panel_product(Vec<T> (&acc)[MT][NV], int64_t blocks, const T* rows, int64_t block_stride,
+                                 const T* packed) {
+    constexpr int L = kLanes<T>;
+    constexpr int kUnroll = L < 4 ? L : 4;
+    for (int64_t b = 0; b < blocks; b++) {
+        const T* row = rows;
+        for (int k = 0; k < L; k += kUnroll) {
+            FASTCV_UNROLL for (int u = 0; u < kUnroll; u++) {
+                Vec<T> columns[NV];
+                FASTCV_UNROLL for (int j = 0; j < NV; j++) columns[j] = load(packed + j * L);
+                FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(row + i * L + u), columns);
+                packed += NV * L;
+            }
+            row += kUnroll;
+        }
+        rows += block_stride;
+    }
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA

@@ -1,0 +1,23 @@
+"""Fast computer-vision kernels for NumPy arrays."""
+
+from fastcv._config import get_num_threads, set_num_threads, show_config
+from fastcv.ops.conv2d import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+
+__all__ = [
+    "Conv2d",
+    "conv2d",
+    "conv2d_grad_input",
+    "conv2d_grad_weight",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> str:
+    # Looked up when asked for: importlib.metadata would double the time that the import takes.
+    if name == "__version__":
+        from fastcv._config import version
+
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,366 @@
+"""Argument checks shared by the ops. Every error text of the package is made here.
+
+A check returns its argument in the one form that the rest of the package works with (plain
+integers, pairs, shapes), or raises before anything has been allocated or written. A valid call pays
+for attribute reads and comparisons; what follows from shapes and parameters alone is worked out
+once per distinct combination and remembered.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import reprlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What users may pass ...
+IntOrPair: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+Padding: TypeAlias = IntOrPair | Sequence[IntOrPair] | Literal["valid", "same"]
+Activation: TypeAlias = (
+    Literal["relu", "relu6", "sigmoid", "tanh", "silu", "gelu"]
+    | tuple[Literal["leaky_relu"], float]
+    | None
+)
+Algorithm: TypeAlias = Literal["auto", "direct", "winograd"]
+
+# ... and what the checks make of it.
+Pair: TypeAlias = tuple[int, int]
+Sides: TypeAlias = tuple[Pair, Pair]
+Shape: TypeAlias = tuple[int, ...]
+Shape4: TypeAlias = tuple[int, int, int, int]
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_INT64_MAX = 2**63 - 1
+# Elements of eight bytes whose offsets fit in 64 bits.
+_MAX_ELEMENTS = 2**60
+
+# The codes that the compiled kernels take.
+_PLAIN_ACTIVATIONS = {"relu": 1, "relu6": 2, "sigmoid": 4, "tanh": 5, "silu": 6, "gelu": 7}
+_LEAKY_RELU = 3
+_ALGORITHMS = {"auto": 0, "direct": 1, "winograd": 2}
+
+# Whether two strided arrays share memory can take exponential time to find out. After this many
+# steps numpy.may_share_memory says that they do. (NumPy's stubs know two special values only.)
+_OVERLAP_STEPS: Any = 10_000
+
+
+# Numbers
+
+
+def integer(op: str, name: str, value: Any, minimum: int, maximum: int = _INT64_MAX) -> int:
+    """Return a Python or NumPy integer as a plain int; bool and float are refused."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {_describe(value)}") from None
+    if number < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {number}")
+    if number > maximum:
+        raise ValueError(f"{op}: {name} must be at most {maximum}, got {number}")
+    return number
+
+
+def pair(op: str, name: str, value: Any, minimum: int) -> Pair:
+    """Return one integer twice, or the two integers of a pair."""
+    if type(value) is int and minimum <= value <= _INT64_MAX:
+        return value, value
+    if not isinstance(value, (tuple, list)):
+        number = integer(op, name, value, minimum)
+        return number, number
+    if len(value) != 2:
+        raise ValueError(f"{op}: {name} must be an integer or a pair, got {_describe(value)}")
+    first, second = value
+    return integer(op, f"{name}[0]", first, minimum), integer(op, f"{name}[1]", second, minimum)
+
+
+def padding_sides(op: str, value: Any) -> Sides | Literal["same"]:
+    """Return ((top, bottom), (left, right)), or "same", whose sides the window decides."""
+    if type(value) is not int:
+        if isinstance(value, str):
+            if value == "same":
+                return "same"
+            if value == "valid":
+                return (0, 0), (0, 0)
+            raise ValueError(f'{op}: padding must be "valid", "same" or integers, got {value!r}')
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            rows, columns = value
+            return pair(op, "padding[0]", rows, 0), pair(op, "padding[1]", columns, 0)
+    every_side = pair(op, "padding", value, 0)
+    return every_side, every_side
+
+
+def shape(op: str, name: str, value: Any) -> Shape:
+    """Return a shape that is an argument of its own as a tuple of plain integers."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{op}: {name} must be a tuple of integers, got {_describe(value)}")
+    return tuple(integer(op, f"{name}[{axis}]", size, 0) for axis, size in enumerate(value))
+
+
+def activation(op: str, value: Any) -> tuple[int, float]:
+    """Return the activation's code and the slope of the leaky one."""
+    if value is None:
+        return 0, 0.0
+    if isinstance(value, str):
+        code = _PLAIN_ACTIVATIONS.get(value)
+        if code is not None:
+            return code, 0.0
+    elif not isinstance(value, tuple):
+        raise TypeError(f"{op}: activation must be None, a str or a tuple, got {_describe(value)}")
+    elif len(value) == 2 and isinstance(value[0], str) and value[0] == "leaky_relu":
+        return _LEAKY_RELU, _real(op, "activation[1]", value[1])
+    names = ", ".join(repr(name) for name in _PLAIN_ACTIVATIONS)
+    raise ValueError(
+        f"{op}: activation must be None, {names} or ('leaky_relu', slope), got {_describe(value)}"
+    )
+
+
+def _real(op: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{op}: {name} must be a real number, got {_describe(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} must fit in a float64, got {_describe(value)}") from None
+
+
+def _describe(value: object) -> str:
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+# Arrays
+
+
+def float_arrays(op: str, arrays: Mapping[str, Any]) -> None:
+    """Require NumPy arrays of one dtype, float32 or float64 in the machine's own byte order."""
+    first_name, first_dtype = "", None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{op}: {name} must be a numpy.ndarray, got {type(array).__name__}")
+        dtype = array.dtype
+        if dtype not in _FLOATS:
+            raise TypeError(
+                f"{op}: {name}.dtype must be float32 or float64 in native byte order, got {dtype}"
+            )
+        if first_dtype is None:
+            first_name, first_dtype = name, dtype
+        elif dtype != first_dtype:
+            raise TypeError(
+                f"{op}: {name}.dtype must equal {first_name}.dtype, got {dtype} != {first_dtype}"
+            )
+
+
+def equal_shapes(op: str, name: str, actual: Shape, relation: str, expected: Shape) -> None:
+    """Require `actual`, the shape called `name`, to be `expected`, which `relation` explains."""
+    if actual != expected:
+        raise ValueError(f"{op}: {name} must equal {relation}, got {actual} != {expected}")
+
+
+def output_array(op: str, out: Any, expected_shape: Shape, inputs: dict[str, NDArray[Any]]) -> None:
+    """Require an `out` that can take the result and that writing to changes nothing else."""
+    float_arrays(op, inputs | {"out": out})
+    equal_shapes(op, "out.shape", out.shape, "the shape of the result", expected_shape)
+    if not out.flags.writeable:
+        raise ValueError(f"{op}: out must be writable, got a read-only array")
+    if not _axes_nest(out):
+        raise ValueError(
+            f"{op}: out must not overlap itself, got strides {out.strides} for shape {out.shape}"
+        )
+    for name, array in inputs.items():
+        if np.may_share_memory(out, array, max_work=_OVERLAP_STEPS):
+            raise ValueError(f"{op}: out must not overlap {name}, got arrays that share memory")
+
+
+def _axes_nest(array: NDArray[Any]) -> bool:
+    """Whether each axis steps over all that the finer axes cover, so that no two elements meet."""
+    if array.flags.c_contiguous:
+        return True
+    covered = array.itemsize
+    for stride, size in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if size > 1:
+            if stride < covered:
+                return False
+            covered += stride * (size - 1)
+    return True
+
+
+# Convolution
+
+
+class Conv2dParameters(NamedTuple):
+    """The parameters of a convolution, checked. "same" padding waits for the window."""
+
+    stride: Pair
+    padding: Sides | Literal["same"]
+    dilation: Pair
+    groups: int
+
+
+class Conv2dGeometry(NamedTuple):
+    """What a convolution's shapes and parameters amount to."""
+
+    input_shape: Shape4
+    output_shape: Shape4
+    result_shape: Shape  # output_shape, without the batch axis where the input has none
+    padding: Pair  # top, left
+
+
+def conv2d_parameters(
+    op: str, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Conv2dParameters:
+    """Check the parameters that shapes play no part in."""
+    parameters = Conv2dParameters(
+        pair(op, "stride", stride, 1),
+        padding_sides(op, padding),
+        pair(op, "dilation", dilation, 1),
+        integer(op, "groups", groups, 1),
+    )
+    if parameters.padding == "same" and parameters.stride != (1, 1):
+        raise ValueError(f'{op}: padding "same" needs stride 1, got stride {parameters.stride}')
+    return parameters
+
+
+def conv2d_weight(op: str, name: str, weight_shape: Shape, groups: int) -> None:
+    """Check the weight's shape as far as the input plays no part in it."""
+    weight = _named({name: weight_shape})
+    if len(weight_shape) != 4:
+        raise ValueError(
+            f"{op}: {name} must have 4 axes (K, C // groups, R, S), "
+            f"got {len(weight_shape)} {weight}"
+        )
+    filters, _, rows, columns = weight_shape
+    if filters == 0 or filters % groups:
+        raise ValueError(
+            f"{op}: {name}[0] must be a positive multiple of groups, got {filters} and {groups} "
+            f"{weight}"
+        )
+    if rows == 0 or columns == 0:
+        raise ValueError(f"{op}: {name}[2:] must be at least 1, got {rows} x {columns} {weight}")
+    _fits(op, name, weight_shape)
+
+
+def conv2d_bias(op: str, bias_shape: Shape, weight_shape: Shape) -> None:
+    """Require one bias per filter."""
+    equal_shapes(op, "bias.shape", bias_shape, "(weight.shape[0],)", weight_shape[:1])
+
+
+def conv2d_grad_output(op: str, grad_shape: Shape, geometry: Conv2dGeometry) -> None:
+    """Require a gradient in the shape of the convolution's output."""
+    relation = "the shape of the convolution's output"
+    equal_shapes(op, "grad_output.shape", grad_shape, relation, geometry.result_shape)
+
+
+def conv2d_sides(weight_shape: Shape, parameters: Conv2dParameters) -> Sides:
+    """Return ((top, bottom), (left, right)). Where "same" is odd, bottom and right get more."""
+    if parameters.padding != "same":
+        return parameters.padding
+    row_span = parameters.dilation[0] * (weight_shape[2] - 1)
+    column_span = parameters.dilation[1] * (weight_shape[3] - 1)
+    return (
+        (row_span // 2, row_span - row_span // 2),
+        (column_span // 2, column_span - column_span // 2),
+    )
+
+
+def conv2d_algorithm(op: str, value: Any, weight_shape: Shape, stride: Pair) -> int:
+    """Return the algorithm's code, if a convolution with this window and stride can have it."""
+    code = _ALGORITHMS.get(value) if isinstance(value, str) else None
+    if code is None:
+        names = ", ".join(repr(name) for name in _ALGORITHMS)
+        wrong = ValueError if isinstance(value, str) else TypeError
+        raise wrong(f"{op}: algorithm must be one of {names}, got {_describe(value)}")
+    if value == "winograd" and (weight_shape[2:] != (3, 3) or stride != (1, 1)):
+        raise ValueError(
+            f"{op}: algorithm 'winograd' needs a 3 x 3 window and stride 1, got weight.shape[2:] "
+            f"{weight_shape[2:]} and stride {stride}"
+        )
+    return code
+
+
+@lru_cache(maxsize=256)
+def conv2d_geometry(
+    op: str,
+    input_shape: Shape,
+    weight_shape: Shape,
+    parameters: Conv2dParameters,
+    input_name: str = "input.shape",
+    weight_name: str = "weight.shape",
+) -> Conv2dGeometry:
+    """Check shapes against each other and work out the output's."""
+    stride, _, dilation, groups = parameters
+    conv2d_weight(op, weight_name, weight_shape, groups)
+    shapes = _named({input_name: input_shape, weight_name: weight_shape})
+
+    if len(input_shape) not in (3, 4):
+        raise ValueError(
+            f"{op}: {input_name} must have 4 axes (N, C, H, W) or 3 (C, H, W), "
+            f"got {len(input_shape)} {shapes}"
+        )
+    batch_axes = len(input_shape) - 3
+    batch, channels, height, width = (1,) * (1 - batch_axes) + input_shape
+    filters, group_channels = weight_shape[:2]
+    if channels % groups:
+        raise ValueError(
+            f"{op}: {input_name}[{batch_axes}] must be a multiple of groups, "
+            f"got {channels} and {groups} {shapes}"
+        )
+    if group_channels != channels // groups:
+        raise ValueError(
+            f"{op}: {weight_name}[1] must equal {input_name}[{batch_axes}] // groups, "
+            f"got {group_channels} != {channels} // {groups} {shapes}"
+        )
+    if batch and channels and not (height and width):
+        raise ValueError(
+            f"{op}: {input_name}[{batch_axes + 1}:] must be at least 1 unless there are no images "
+            f"or no channels, got {height} x {width} {shapes}"
+        )
+
+    sides = conv2d_sides(weight_shape, parameters)
+    padded: list[int] = []
+    extents: list[int] = []
+    for axis, size in enumerate((height, width)):
+        taps = weight_shape[2 + axis]
+        window = dilation[axis] * (taps - 1) + 1
+        before, after = sides[axis]
+        if window > size + before + after:
+            raise ValueError(
+                f"{op}: dilation[{axis}] * ({weight_name}[{2 + axis}] - 1) + 1 must be at most "
+                f"{input_name}[{batch_axes + 1 + axis}] + padding, got {dilation[axis]} * "
+                f"({taps} - 1) + 1 > {size} + {before} + {after} {shapes}"
+            )
+        padded.append(size + before + after)
+        extents.append(output_extent(padded[axis], window, stride[axis]))
+
+    output_shape = (batch, filters, extents[0], extents[1])
+    _fits(op, "the padded input", (batch, channels, *padded))
+    _fits(op, "the output", output_shape)
+    return Conv2dGeometry(
+        input_shape=(batch, channels, height, width),
+        output_shape=output_shape,
+        result_shape=output_shape[1 - batch_axes :],
+        padding=(sides[0][0], sides[1][0]),
+    )
+
+
+def output_extent(padded: int, window: int, stride: int) -> int:
+    """How often a window of `window` pixels fits into `padded` pixels in steps of `stride`."""
+    return (padded - window) // stride + 1
+
+
+def _named(shapes: Mapping[str, Shape]) -> str:
+    texts = (f"{name.removesuffix('.shape')} {sizes}" for name, sizes in shapes.items())
+    return f"({', '.join(texts)})"
+
+
+def _fits(op: str, name: str, sizes: Shape) -> None:
+    # NumPy bounds the product of the sizes that are not zero, even for an array with no elements.
+    if math.prod(size or 1 for size in sizes) >= _MAX_ELEMENTS:
+        raise ValueError(
+            f"{op}: {name} must have fewer than 2**60 elements, got {' * '.join(map(str, sizes))}"
+        )

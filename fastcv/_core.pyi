@@ -1,0 +1,72 @@
+"""The compiled kernels. They trust their arguments: every check is made by the callers."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+class Conv2dPlan:
+    def __init__(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        activation: int,
+        slope: float,
+        algorithm: int,
+    ) -> None: ...
+    def run(self, input: NDArray[Any], output: NDArray[Any]) -> None: ...
+
+def conv2d(
+    input: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    output: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    activation: int,
+    slope: float,
+    algorithm: int,
+) -> None: ...
+def conv2d_grad_input(
+    grad_output: NDArray[Any],
+    weight: NDArray[Any],
+    grad_input: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None: ...
+def conv2d_grad_weight(
+    grad_output: NDArray[Any],
+    input: NDArray[Any],
+    grad_weight: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None: ...
+def conv2d_choice(
+    input_shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, int, int, int],
+    output_shape: tuple[int, int, int, int],
+    itemsize: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    algorithm: int,
+    packed: bool,
+) -> tuple[str, str]: ...
+def measure_peak(itemsize: int, threads: int) -> float: ...
+def measure_bandwidth(threads: int) -> float: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def isa() -> str: ...
+def isas_available() -> list[str]: ...
+def compiler() -> str: ...
+def openmp_version() -> int: ...

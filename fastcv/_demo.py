@@ -1,0 +1,256 @@
+"""The demo: every op on a photograph, a table of what each cost, and a picture of what it did."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcv import Conv2d, _core, get_num_threads, reference
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Array = NDArray[np.float32]
+
+LONGEST_SIDE = 1024  # of a photograph in pixels; a larger one is reduced to it
+NETWORK_SIDE = 224
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+# Both banks of oriented filters come as ridges and as edges, eighths of a half turn apart.
+PHASES = (0, np.pi / 2)
+ANGLES = np.pi * np.arange(8) / 8
+
+
+def main(argv: list[str]) -> int:
+    """Run the demo and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m fastcv demo", description=__doc__)
+    parser.add_argument("image", nargs="?", type=Path, help="a photograph (default: an astronaut)")
+    parser.add_argument("--output", type=Path, default=Path("fastcv-demo.png"), metavar="FILE")
+    options = parser.parse_args(argv)
+    try:
+        import_module("skimage")
+        from fastcv._demo_picture import draw
+    except ImportError as error:
+        return _fail(
+            f"The demo reads and draws pictures with scikit-image and matplotlib ({error}).\n"
+            "Install them: pip install 'fastcv[demo]'"
+        )
+    try:
+        photo = _read(options.image)
+    except Exception as error:  # a decoder may raise anything at all on a broken file
+        return _fail(f"Cannot read the image {options.image}: {error}")
+
+    table = Table()
+    full, small = _pixels(photo), _pixels(_square(photo, NETWORK_SIDE))
+    filters = run_filters(table, full)
+    run_network(table, f"network {NETWORK_SIDE}", small)
+    layers = run_network(table, "network full", full)
+    print(
+        "\nGFLOP/s count a direct convolution: Winograd multiplies less and may exceed the peak."
+        "\nThe error is the largest one against float64, relative to the output's root mean square."
+    )
+    try:
+        draw(options.output, full, filters, layers, table)
+    except (OSError, ValueError) as error:  # an unknown format is a ValueError
+        return _fail(f"Cannot write the picture: {error}")
+    print(f"\nThe picture is in {options.output}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
+
+
+# The photograph
+
+
+def _read(path: Path | None) -> Image:
+    """Make an upright, opaque RGB image, 8 bits a channel, of any file that Pillow reads."""
+    from PIL import Image, ImageOps
+
+    if path is None:
+        return Image.fromarray(import_module("skimage.data").astronaut())
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, gray: Pillow would clip, not scale
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not finite")
+        low, high = (0, 65535) if image.mode.startswith("I;16") else (values.min(), values.max())
+        scaled = (values - low) / max(high - low, 1e-30) * 255
+        image = Image.fromarray(scaled.round().astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    image = image.convert("RGB")
+    if max(image.size) > LONGEST_SIDE:
+        print(f"{path}: {image.width} x {image.height} pixels, reduced to {LONGEST_SIDE}")
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return image
+
+
+def _square(image: Image, side: int) -> Image:
+    """Cut the middle square out of an image and bring it to ``side`` pixels."""
+    from PIL import ImageOps
+
+    return ImageOps.fit(image, (side, side))
+
+
+def _pixels(image: Image) -> Array:
+    """Convert to (3, H, W) float32 in [0, 1]."""
+    return np.ascontiguousarray(np.asarray(image, np.float32).transpose(2, 0, 1)) / np.float32(255)
+
+
+# The table
+
+
+class Row(NamedTuple):
+    """What running one op came to."""
+
+    name: str
+    algorithm: str
+    seconds: float
+    gflops: float
+
+
+class Table:
+    """Runs convolutions, and prints a line about each."""
+
+    def __init__(self) -> None:
+        threads = get_num_threads()
+        self.peak = _core.measure_peak(4, threads) / 1e9
+        self.rows: list[Row] = []
+        print(
+            f"{_core.isa()}, {threads} thread{'s' * (threads > 1)}, float32, "
+            f"measured peak {self.peak:.0f} GFLOP/s\n\n"
+            f"{'op':24} {'input':>12} {'filters':20} {'algorithm':14} "
+            f"{'ms':>8} {'GFLOP/s':>8} {'of peak':>8} {'error':>8}"
+        )
+
+    def run(
+        self,
+        name: str,
+        image: Array,
+        weight: NDArray[Any],
+        *,
+        activation: Literal["relu", "relu6", "silu"] | None = None,
+        **parameters: Any,
+    ) -> Array:
+        """Convolve (C, H, W) ``image``, add a line to the table, return the output."""
+        weight = weight.astype(np.float32)
+        plan = Conv2d(weight, activation=activation, **parameters)
+        output = plan(image)
+        expected = reference.conv2d(image, weight, activation=activation, **parameters)
+        scale = np.sqrt(np.mean(expected**2))
+        # A blank image leaves next to nothing to relate the error to.
+        error = np.abs(output - expected).max() / (scale if scale > 1e-6 else 1)
+        seconds = _median_time(plan, image)
+        gflops = 2e-9 * output.size * weight[0].size / seconds
+        algorithm = plan.explain(image.shape).partition(":")[0]
+        self.rows.append(Row(name, algorithm, seconds, gflops))
+        filters = f"{len(weight)}, {weight.shape[2]}x{weight.shape[3]}"
+        for word in ("stride", "dilation"):
+            filters += f" {word} {parameters[word]}" if word in parameters else ""
+        filters += " depthwise" if weight.shape[1] == 1 < len(image) else ""
+        print(
+            f"{name:24} {'x'.join(map(str, image.shape)):>12} {filters:20} {algorithm:14} "
+            f"{seconds * 1e3:8.3f} {gflops:8.1f} {gflops / self.peak:8.0%} {error:8.0e}"
+        )
+        return output
+
+
+def _median_time(plan: Conv2d[np.float32], image: Array) -> float:
+    """Median seconds of a call, over a fifth of a second and at least five calls."""
+    times: list[float] = []
+    end = time.perf_counter() + 0.2
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        plan(image)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+# What is computed
+
+
+def gray(window: NDArray[Any]) -> NDArray[Any]:
+    """Make a filter (1, 3, R, S) that applies a window to the luminance of an RGB image."""
+    window = np.multiply.outer(LUMINANCE, window)
+    return window[None]
+
+
+def gabor(size: int, wavelength: float, angle: float, phase: float) -> NDArray[Any]:
+    """Sample a wave along ``angle`` under a Gaussian, with mean 0 and absolute sum 1."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    wave = np.cos(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / wavelength + phase)
+    window = wave * np.exp(-(x * x + y * y) / (size / 2.5) ** 2)
+    window -= window.mean()
+    result: NDArray[Any] = window / np.abs(window).sum()
+    return result
+
+
+def run_filters(table: Table, image: Array) -> dict[str, Array]:
+    """Run classic filters; the border is repeated first, lest it look like an edge."""
+
+    def grown(by: int) -> Array:
+        return np.pad(image, ((0, 0), (by, by), (by, by)), mode="edge")
+
+    slope = np.outer([1, 2, 1], [-1, 0, 1]) / 8
+    sobel = np.concatenate([gray(slope), gray(slope.T)])
+    bell = np.exp(-(np.arange(-10, 11) ** 2) / (2 * 4.0**2))
+    blur = np.tile(np.outer(bell, bell) / bell.sum() ** 2, (3, 1, 1, 1))
+    ring = np.where(np.arange(9).reshape(3, 3) == 4, 8, -1) / 8
+    bank = np.concatenate(
+        [
+            gray(gabor(11, wavelength, angle, phase))
+            for wavelength in (4, 8)
+            for phase in PHASES
+            for angle in ANGLES
+        ]
+    )
+    return {
+        "sobel": table.run("Sobel edges", grown(1), sobel),
+        "blur": table.run("Gaussian blur", grown(10), blur, groups=3),
+        "ring": table.run("centre against ring", grown(4), gray(ring), dilation=4),
+        "bank": table.run("Gabor bank", grown(5), bank),
+    }
+
+
+def run_network(table: Table, name: str, image: Array) -> list[Array]:
+    """Run the first layers of a small network: oriented colour filters, then random ones."""
+    rng = np.random.default_rng(0)
+
+    def random(filters: int, channels: int, size: int) -> NDArray[Any]:
+        weight = rng.standard_normal((filters, channels, size, size))
+        weight -= weight.mean(axis=(1, 2, 3), keepdims=True)  # blind to what all channels share
+        return weight * float(np.sqrt(2 / weight[0].size))
+
+    colours = np.array([[1, 1, 1], [2, -1, -1], [-1, 2, -1], [-1, -1, 2]]) / 2
+    stem = np.stack(
+        [
+            np.multiply.outer(colour, gabor(7, 5, angle, phase))
+            for colour in colours
+            for phase in PHASES
+            for angle in ANGLES
+        ]
+    )
+    layers = [image]
+
+    def add(layer: str, weight: NDArray[Any], **parameters: Any) -> None:
+        layers.append(table.run(f"{name}: {layer}", layers[-1], weight, **parameters))
+
+    add("stem", stem * 8, stride=2, padding=3, activation="relu")
+    add("3x3", random(64, 64, 3), padding=1, activation="relu")
+    add("dilated", random(64, 64, 3), padding=2, dilation=2, activation="relu")
+    add("depthwise", random(64, 1, 3), padding=1, groups=64, activation="relu6")
+    add("1x1", random(128, 64, 1), activation="silu")
+    return layers[1:]

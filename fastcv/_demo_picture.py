@@ -1,0 +1,133 @@
+"""The demo's picture: what the ops did to the photograph, and at what rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fastcv._demo import Table
+
+Array = NDArray[np.float32]
+
+PAPER, INK = "#14161a", "#e8e8e8"
+BARS = "#3a6ea5", "#b3592a", "#3f8a52", "#7d5ba6", "#9a7b1f"
+TITLE: dict[str, Any] = {"fontsize": 13, "color": INK}
+
+
+def draw(
+    path: Path, image: Array, filters: dict[str, Array], layers: list[Array], table: Table
+) -> None:
+    """Write three rows: classic filters; the filter bank and the rates; a network's layers."""
+    height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
+    figure = plt.figure(
+        figsize=(16, 3 * (4 * height + 0.25)), facecolor=PAPER, layout="constrained"
+    )
+    grid = figure.add_gridspec(3, 4)
+
+    def panel(row: int, columns: int | slice, title: str, picture: Array, **style: Any) -> None:
+        axes = figure.add_subplot(grid[row, columns])
+        axes.imshow(picture, **style)
+        axes.set_title(title, **TITLE)
+        axes.set_axis_off()
+
+    panel(0, 0, "photograph", image.transpose(1, 2, 0))
+    panel(0, 1, "Sobel edges", stretched(np.hypot(*filters["sobel"])), cmap="magma")
+    panel(0, 2, "Gaussian blur", filters["blur"].transpose(1, 2, 0).clip(0, 1))
+    ring = filters["ring"][0]
+    limit = np.percentile(np.abs(ring), 99)
+    panel(0, 3, "centre against ring", ring, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+    responses = filters["bank"].reshape(4, 8, *image.shape[1:])
+    angles = np.pi * np.arange(8) / 8
+    panel(1, 0, "prevailing orientation", prevailing(responses, angles))
+    panel(1, slice(1, 3), "the 32 responses of the Gabor bank", tinted(responses, angles))
+    rates(figure.add_subplot(grid[1, 3]), table)
+
+    names = ("network: stem", "3x3", "3x3, dilation 2", "depthwise and 1x1")
+    for column, (name, layer) in enumerate(zip(names, layers[:3] + layers[4:], strict=True)):
+        strongest = np.argsort(-layer.std(axis=(1, 2)))[:9]
+        maps = np.stack([stretched(layer[index]) for index in strongest])
+        panel(2, column, name, montage(maps.reshape(3, 3, *layer.shape[1:])), cmap="viridis")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def stretched(values: Array) -> Array:
+    """Bring values to [0, 1], clipping the outermost hundredths."""
+    low, high = np.percentile(values, (1, 99))
+    result: Array = ((values - low) / max(high - low, 1e-30)).clip(0, 1).astype(np.float32)
+    return result
+
+
+def coloured(angle: Any, brightness: Array) -> Array:
+    """Make RGB pictures whose hue tells an orientation: half a turn goes round the colours."""
+    hue = np.broadcast_to(angle / np.pi % 1, brightness.shape)
+    saturation = np.full_like(brightness, 0.75)
+    return hsv_to_rgb(np.stack([hue, saturation, brightness], axis=-1)).astype(np.float32)
+
+
+def prevailing(responses: Array, angles: NDArray[Any]) -> Array:
+    """Colour each pixel by the orientation that prevails there, as bright as it is clear."""
+    energy = (responses**2).sum(axis=0)
+    # Opposite directions are one orientation, so angles are doubled where they are averaged.
+    pull = np.tensordot(np.exp(2j * angles), energy, axes=1)
+    return coloured(np.angle(pull) / 2, stretched(np.sqrt(np.abs(pull)).astype(np.float32)))
+
+
+def tinted(responses: Array, angles: NDArray[Any]) -> Array:
+    """Show the size of every response in the hue of its orientation."""
+    return montage(
+        np.stack(
+            [
+                [coloured(a, stretched(np.abs(r)) ** 0.7) for a, r in zip(angles, row, strict=True)]
+                for row in responses
+            ]
+        )
+    )
+
+
+def montage(maps: Array) -> Array:
+    """Set pictures (rows, columns, H, W) or (rows, columns, H, W, 3) side by side, with gaps."""
+    rows, columns, height, width, *colour = maps.shape
+    gap = max(1, width // 32)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *colour)
+    paper = 0.07 if colour else np.nan  # a colour map leaves out what is not a number
+    result = np.full(shape, paper, np.float32)
+    for row in range(rows):
+        for column in range(columns):
+            y, x = row * (height + gap), column * (width + gap)
+            result[y : y + height, x : x + width] = maps[row, column]
+    return result
+
+
+def rates(axes: Axes, table: Table) -> None:
+    """Draw each op's rate beside the machine's peak, one colour per algorithm."""
+    algorithms = sorted({row.algorithm for row in table.rows})
+    for algorithm, colour in zip(algorithms, BARS, strict=False):
+        chosen = [row.algorithm == algorithm for row in table.rows]
+        places, gflops = np.flatnonzero(chosen), [row.gflops for row in table.rows]
+        axes.barh(places, np.compress(chosen, gflops), height=0.86, color=colour, label=algorithm)
+    for place, row in enumerate(table.rows):
+        axes.text(0, place, f" {row.name}", va="center", fontsize=9, color=INK)
+    axes.invert_yaxis()
+    axes.axvline(table.peak, color=INK, linestyle="--", linewidth=1)
+    axes.set_title("GFLOP/s, and the measured peak", **TITLE)
+    axes.set_facecolor(PAPER)
+    axes.set_yticks([])
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.spines[:].set_visible(False)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.05),
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+    )

@@ -1,0 +1,47 @@
+"""Where the elements of an image lie in memory: NCHW, or channels-last (an NCHW view of NHWC)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatT = TypeVar("FloatT", np.float32, np.float64)
+
+
+def batched(array: NDArray[FloatT]) -> NDArray[FloatT]:
+    """Return (C, H, W) as a view (1, C, H, W), and (N, C, H, W) as it is."""
+    return array if array.ndim == 4 else array[None]
+
+
+def is_channels_last(array: NDArray[Any]) -> bool:
+    """Whether (N, C, H, W) or (C, H, W) lies in memory with C finest, then W, H and N.
+
+    A crop of a channels-last image counts as well. With one channel or one pixel both orders
+    describe the same memory; such an array counts as NCHW.
+    """
+    if array.flags.c_contiguous:
+        return False
+    images, channels, height, width = batched(array).shape
+    if channels == 1 or height * width == 1:
+        return False
+    *between_images, between_channels, down, across = map(abs, array.strides)
+    pixel_bytes = channels * between_channels
+    row_bytes = width * across if width > 1 else pixel_bytes
+    image_bytes = height * down if height > 1 else row_bytes
+    return (
+        between_channels > 0
+        and (width == 1 or across >= pixel_bytes)
+        and (height == 1 or down >= row_bytes)
+        and (images == 1 or between_images[0] >= image_bytes)
+    )
+
+
+def empty(shape: tuple[int, ...], like: NDArray[FloatT]) -> NDArray[FloatT]:
+    """Return a new array (..., C, H, W) with the dtype and the memory order of `like`."""
+    if not is_channels_last(like):
+        return np.empty(shape, like.dtype)
+    *batch, channels, height, width = shape
+    memory = np.empty((*batch, height, width, channels), like.dtype)
+    return memory.transpose((0, 3, 1, 2) if batch else (2, 0, 1))

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Each instruction set's object file may export one symbol, its table of kernels, and no weak ones.
+#
+# The linker keeps one copy of a weak symbol (an inline function, a template of the standard library),
+# perhaps the copy with the widest instructions, and the program dies on a machine that lacks them.
+#
+#   tests/check_symbols.sh [FOLDER]     looks for */csrc/isa/*.o below FOLDER (default: build)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-build}
+
+mapfile -t objects < <(find "$folder" -path '*/csrc/isa/*.o' 2>/dev/null | sort)
+if [ ${#objects[@]} -eq 0 ]; then
+    echo "check_symbols: no csrc/isa/*.o below $folder: build the extension first" >&2
+    exit 1
+fi
+
+failed=0
+for object in "${objects[@]}"; do
+    isa=$(basename "$object" .o)
+    # Defined symbols that other files can see: everything but the lower-case, local ones. nm writes
+    # weak ones as W, V, w, v and unique ones as u.
+    visible=$(nm -C --defined-only "$object" | sed 's/^[0-9a-f]* //' | grep -E '^([A-Z]|[wvu]) ' || true)
+    if [ "$visible" = "T fastcv::$isa::table()" ]; then
+        echo "check_symbols: $object exports its table alone"
+    else
+        echo "check_symbols: $object must export fastcv::$isa::table() alone, but has:" >&2
+        printf '    %s\n' "${visible//$'\n'/$'\n    '}" >&2
+        failed=1
+    fi
+done
+exit $failed

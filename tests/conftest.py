@@ -1,0 +1,60 @@
+"""What every test shares: two threads unless told otherwise, and a fresh interpreter on demand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Read when the OpenMP runtime starts, so before anything loads it.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+import fastcv
+
+# Memory that a sanitizer holds back, and its slower start, are not the library's.
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def pytest_report_header() -> str:
+    config = fastcv.show_config(mode="dicts")
+    return (
+        f"fastcv: {config['isa']['in use']} of {', '.join(config['isa']['available'])}, "
+        f"{config['threads']} threads, {Path(fastcv.__file__).parent}"
+    )
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads, for this test alone."""
+    before = fastcv.get_num_threads()
+    yield fastcv.set_num_threads
+    fastcv.set_num_threads(before)
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a new interpreter that finds the fastcv under test, with these variables set."""
+
+    def run(
+        code: str, timeout: float = 120, **variables: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(fastcv.__file__).parents[1])}
+        for name, value in variables.items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = value
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

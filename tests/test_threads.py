@@ -1,0 +1,181 @@
+"""Many threads, a fork, a thousand shapes: the library in a busy process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import KINDS, uniform
+from closeness import same_bits
+from conftest import SANITIZED
+
+from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, forks")
+
+Calls = list[Callable[[], np.ndarray]]
+
+
+def calls() -> Calls:
+    """One call of every function for every kind of convolution."""
+    result: Calls = []
+    for case in KINDS:
+        x, weight, bias = case.arrays()
+        grad = uniform(np.random.default_rng(1), case.output_shape, np.float32)
+        plan = Conv2d(weight, bias, **case.parameters)
+        arguments: Any = (case, x, weight, bias, grad, plan)
+
+        def call(a: Any = arguments) -> np.ndarray:
+            return conv2d(a[1], a[2], a[3], **a[0].parameters)
+
+        def packed(a: Any = arguments) -> np.ndarray:
+            return a[5](a[1])
+
+        def grad_input(a: Any = arguments) -> np.ndarray:
+            return conv2d_grad_input(a[4], a[2], a[1].shape, **a[0].parameters)
+
+        def grad_weight(a: Any = arguments) -> np.ndarray:
+            return conv2d_grad_weight(a[4], a[1], a[2].shape, **a[0].parameters)
+
+        result += [call, packed, grad_input, grad_weight]
+    return result
+
+
+@pytest.mark.parametrize("kernel_threads", [1, 2, 3])
+def test_32_threads_at_once(kernel_threads: int, threads: Callable[[int], None]) -> None:
+    threads(kernel_threads)
+    work = calls()
+    want = [call() for call in work]
+    start = threading.Barrier(32)
+    wrong: list[str] = []
+
+    def worker(first: int) -> None:
+        start.wait()
+        for step in range(len(work)):
+            index = (first * 7 + step) % len(work)
+            if not same_bits(work[index](), want[index]):
+                wrong.append(f"thread {first}, call {index}")
+
+    workers = [threading.Thread(target=worker, args=(n,)) for n in range(32)]
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    assert not wrong
+
+
+def test_the_number_of_threads_may_change_under_way(threads: Callable[[int], None]) -> None:
+    work = calls()
+    want = [call() for call in work]
+    done = threading.Event()
+
+    def restless() -> None:
+        number = 1
+        while not done.is_set():
+            number = number % 4 + 1
+            threads(number)
+
+    changer = threading.Thread(target=restless)
+    changer.start()
+    try:
+        for _ in range(3):
+            assert all(same_bits(call(), right) for call, right in zip(work, want, strict=True))
+    finally:
+        done.set()
+        changer.join()
+
+
+def test_other_threads_run_while_a_kernel_does() -> None:
+    # The main thread counts; it could not, were the interpreter locked for the whole call.
+    x, weight = np.ones((8, 64, 96, 96), np.float32), np.ones((64, 64, 5, 5), np.float32)
+    out = np.empty((8, 64, 92, 92), np.float32)
+    running, finished = threading.Event(), threading.Event()
+
+    def work() -> None:
+        running.set()
+        conv2d(x, weight, out=out)
+        finished.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    running.wait()
+    ticks = 0
+    while not finished.is_set():
+        time.sleep(0.0005)
+        ticks += 1
+    worker.join()
+    assert ticks >= 5
+
+
+@only_linux
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_forked_child_can_call(count: int, threads: Callable[[int], None]) -> None:
+    threads(count)
+    work = calls()
+    want = [call() for call in work]  # the parent's OpenMP threads exist from here on
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if all(same_bits(call(), right) for call, right in zip(work, want, strict=True)):
+                status = 0
+        finally:
+            os._exit(status)
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            assert os.waitstatus_to_exitcode(status) == 0
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    # And the parent goes on.
+    assert all(same_bits(call(), right) for call, right in zip(work, want, strict=True))
+
+
+# What a process may grow by while a thousand shapes go through it: the allocator's own disorder.
+ALLOWED_GROWTH = 16 * 2**20
+
+
+@only_linux
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory")
+def test_a_thousand_shapes_leave_memory_flat() -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+    def run(channels: int, filters: int, height: int, width: int, kernel: int) -> None:
+        x = np.ones((1, channels, height, width), np.float32)
+        weight = np.ones((filters, channels, kernel, kernel), np.float32)
+        y = Conv2d(weight, padding=1)(x)
+        conv2d(x, weight, padding=1, out=y)
+        conv2d_grad_input(y, weight, x.shape, padding=1)
+        conv2d_grad_weight(y, x, weight.shape, padding=1)
+
+    for kernel in (1, 3, 5):  # the largest first
+        run(64, 64, 48, 48, kernel)
+    rng = np.random.default_rng(0)
+
+    def many(count: int) -> None:
+        for _ in range(count):
+            channels, filters = (int(n) for n in rng.integers(1, 65, 2))
+            height, width = (int(n) for n in rng.integers(5, 49, 2))
+            run(channels, filters, height, width, int(rng.choice((1, 3, 5))))
+
+    many(100)
+    before = resident()
+    many(1000)
+    assert resident() - before <= ALLOWED_GROWTH
