@@ -9,6 +9,7 @@
 // transforms are faster as separate adds, which run on pipes that the multipliers leave idle.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__AVX2__)

@@ -4,14 +4,14 @@
 # The linker keeps one copy of a weak symbol (an inline function, a template of the standard library),
 # perhaps the copy with the widest instructions, and the program dies on a machine that lacks them.
 #
-#   tests/check_symbols.sh [FOLDER]     looks for */csrc/isa/*.o below FOLDER (default: build)
+#   tests/check_symbols.sh [FOLDER...]     where setuptools left its objects (default: build/temp.*)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=${1:-build}
+[ $# -gt 0 ] || set -- build/temp.*
 
-mapfile -t objects < <(find "$folder" -path '*/csrc/isa/*.o' 2>/dev/null | sort)
+mapfile -t objects < <(find "$@" -path '*/csrc/isa/*.o' 2>/dev/null | sort)
 if [ ${#objects[@]} -eq 0 ]; then
-    echo "check_symbols: no csrc/isa/*.o below $folder: build the extension first" >&2
+    echo "check_symbols: no csrc/isa/*.o below $*: build the extension first" >&2
     exit 1
 fi
 

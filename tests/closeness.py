@@ -12,7 +12,9 @@ error stays within some six of these standard deviations. So DIRECT * eps * n * 
 sum's length, while a single wrong, missing or doubled term, about s, exceeds it by far.
 
 Winograd's transforms add and subtract before they multiply, which magnifies the rounding of each
-product. The factor depends on the points, not on the length of the sum: hence its own constant.
+product. The factor depends on the points, not on the length of the sum: hence its own constant. It
+is needed in full for one channel only; that long sums are nearly as exact as direct ones is tested
+by their root mean square, against direct sums in the same precision.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 DIRECT = 4.0
-WINOGRAD = 10.0
+WINOGRAD = 16.0
 
 # Roundings of an activation's own evaluation, in units of eps times its value (or of 1, if larger).
 ACTIVATION = 8.0
@@ -81,11 +83,6 @@ def corruptions(result: np.ndarray) -> Iterator[np.ndarray]:
             yield np.roll(result, 1, axis)
     yield result.astype(np.float16).astype(result.dtype)
     yield result * (1 + 1e-3)
-
-
-def may_take_winograd(weight: np.ndarray, stride: tuple[int, int], algorithm: str = "auto") -> bool:
-    """Whether a convolution may run as Winograd, and so is held to that constant."""
-    return algorithm != "direct" and weight.shape[-2:] == (3, 3) and stride == (1, 1)
 
 
 def widened(*arrays: np.ndarray | None) -> tuple[np.ndarray | None, ...]:

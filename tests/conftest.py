@@ -15,9 +15,6 @@ import pytest
 
 import fastcv
 
-# Memory that a sanitizer holds back, and its slower start, are not the library's.
-SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
-
 
 def pytest_report_header() -> str:
     config = fastcv.show_config(mode="dicts")

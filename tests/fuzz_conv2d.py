@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 from cases import uniform
-from closeness import ACTIVATION, assert_close, may_take_winograd, same_bits, sum_bound, widened
+from closeness import ACTIVATION, assert_close, same_bits, sum_bound, widened
 from layouts import LAYOUTS
+from shared import may_take_winograd
 
 import fastcv
 from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight, reference

@@ -7,30 +7,30 @@
 #   tests/sanitize.sh [PYTEST ARGUMENTS]      PYTHON names the interpreter (default: python)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python}
+# -P: the sanitized package is tested, not the source folder.
+python=("${PYTHON:-python}" -P)
 folder=$PWD/build/sanitize
 
 rm -rf "$folder"
 mkdir -p "$folder/source"
-cp -r csrc fastcv tests setup.py pyproject.toml README.md LICENSE "$folder/source"
+cp -r csrc fastcv setup.py pyproject.toml README.md LICENSE "$folder/source"
 rm -f "$folder"/source/fastcv/_core.*.so
-FASTCV_SANITIZE=address,undefined "$python" -m pip install --quiet --no-deps --target "$folder/site" "$folder/source"
+FASTCV_SANITIZE=address,undefined \
+    "${python[@]}" -m pip install --quiet --no-deps --target "$folder/site" "$folder/source"
 
-# The interpreter itself is not sanitized: the runtime has to be there first, and what Python never
-# frees is no leak of ours. Python's own allocator would hide overruns. The runtime stays in memory
-# across the fork and the subprocesses that some tests start.
+# The interpreter itself is not sanitized: the runtimes have to be there first, and what Python never
+# frees is no leak of ours. Python's own allocator would hide overruns.
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export PYTHONMALLOC=malloc
 export PYTHONPATH=$folder/site
 
-cd "$folder/source"
-rm -r fastcv
-"$python" - <<'CODE'
-import pathlib, fastcv
-assert "sanitize" in str(fastcv.__file__), fastcv.__file__
-core = next(pathlib.Path(fastcv.__file__).parent.glob("_core.*.so"))
-assert b"__asan_" in core.read_bytes(), f"{core} is not sanitized"
+"${python[@]}" - "$folder" <<'CODE'
+import sys
+from pathlib import Path
+from fastcv import _core
+assert Path(sys.argv[1]) in Path(_core.__file__).parents, f"{_core.__file__} is another build"
+assert b"__asan_" in Path(_core.__file__).read_bytes(), f"{_core.__file__} is not sanitized"
 CODE
-"$python" -m pytest "$@"
+"${python[@]}" -m pytest "$@"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from closeness import same_bits
-from conftest import SANITIZED
+from shared import SANITIZED
 
 from fastcv import (
     Conv2d,

@@ -1,70 +1,28 @@
-"""conv2d and Conv2d against the float64 reference, worked numbers, and the promises about bits."""
+"""conv2d and Conv2d: worked numbers, and every parameter against the float64 reference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import BY_NAME, CASES, KINDS, Case, tagged, uniform
+from cases import BY_NAME, CASES, Case, uniform
 from closeness import (
     ACTIVATION,
     assert_close,
     corruptions,
-    may_take_winograd,
     rms,
     same_bits,
-    sum_bound,
     widened,
 )
-from layouts import LAYOUTS, guarded, read_only
+from shared import algorithms, bound_of, check, each_dtype, each_kind
 
 from fastcv import Conv2d, conv2d, reference
 
-DTYPES = (np.float32, np.float64)
 ACTIVATIONS = (None, "relu", "relu6", ("leaky_relu", 0.1), "sigmoid", "tanh", "silu", "gelu")
-
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
-
-
-def algorithms(weight: np.ndarray, stride: tuple[int, int] = (1, 1)) -> tuple[str, ...]:
-    """Those that this convolution can be asked to take."""
-    direct = ("auto", "direct")
-    return (*direct, "winograd") if may_take_winograd(weight, stride) else direct
-
-
-def bound_of(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    stride: tuple[int, int] = (1, 1),
-    algorithm: str = "auto",
-) -> float:
-    """How far one of these convolution's outputs may be off."""
-    depth = math.prod(weight.shape[1:])
-    winograd = may_take_winograd(weight, stride, algorithm)
-    return sum_bound(depth, x, weight, bias, winograd=winograd)
-
-
-def check(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **parameters: Any
-) -> None:
-    """Every algorithm, in one call and packed, against the reference."""
-    want = reference.conv2d(*widened(x, weight, bias), **parameters)
-    stride = parameters.get("stride", (1, 1))
-    for algorithm in algorithms(weight, stride):
-        bound = bound_of(x, weight, bias, stride, algorithm)
-        label = f"({algorithm}, input {x.shape}, weight {weight.shape}, {parameters})"
-        got = conv2d(x, weight, bias, **parameters, algorithm=algorithm)
-        assert got.dtype == x.dtype
-        assert_close(got, want, bound, label)
-        packed = Conv2d(weight, bias, **parameters, algorithm=algorithm)
-        assert_close(packed(x), want, bound, f"packed {label}")
 
 
 # Worked numbers
@@ -182,11 +140,9 @@ def test_kind(case: Case, dtype: type) -> None:
 
 def sequential_sum(x: np.ndarray, weight: np.ndarray, case: Case) -> np.ndarray:
     """The direct sum over channels and taps, one rounded addition after the other."""
-    top, left = (before for before, _ in case.padding)
     padded = np.pad(x, ((0, 0), (0, 0), *case.padding))
     _, _, rows, columns = case.output_shape
     total = np.zeros((x.shape[0], weight.shape[0], rows, columns), x.dtype)
-    assert (top, left) == (case.dilation[0], case.dilation[1])
     for c, r, s in product(*map(range, weight.shape[1:])):
         y, z = r * case.dilation[0], s * case.dilation[1]
         tap = weight[:, c, r, s].reshape(-1, 1, 1)
@@ -326,13 +282,14 @@ def test_zero_sizes(dtype: type) -> None:
     # An empty sum is zero, so what is left is the bias, activated.
     for x in (zeros(2, 0, 8, 8), zeros(0, 8, 8)):
         shape = (*x.shape[:-3], 4, 6, 6)
-        for result in (
-            conv2d(x, zeros(4, 0, 3, 3), bias - 1, activation="relu"),
-            Conv2d(zeros(4, 0, 3, 3), bias - 1, activation="relu")(x),
-        ):
-            want = np.maximum(bias - 1, 0)[:, None, None]
-            np.testing.assert_array_equal(result, np.broadcast_to(want, shape))
-        np.testing.assert_array_equal(conv2d(x, zeros(4, 0, 3, 3)), np.zeros(shape, dtype))
+        want = np.broadcast_to(np.maximum(bias - 1, 0)[:, None, None], shape)
+        for algorithm in ("auto", "direct", "winograd"):
+            options = {"activation": "relu", "algorithm": algorithm}
+            result = conv2d(x, zeros(4, 0, 3, 3), bias - 1, **options)
+            np.testing.assert_array_equal(result, want)
+            packed = Conv2d(zeros(4, 0, 3, 3), bias - 1, **options)
+            np.testing.assert_array_equal(packed(x), want)
+        np.testing.assert_array_equal(conv2d(x, zeros(4, 0, 3, 3)), zeros(*shape))
 
 
 # Padding, dilation, stride
@@ -410,89 +367,6 @@ def test_strides(dtype: type) -> None:
             check(x, weight, padding=(1, 2), stride=stride)
 
 
-# Memory
-
-
-@each_dtype
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@each_kind
-def test_layouts(case: Case, layout: Callable[..., Any], dtype: type) -> None:
-    arrays = case.arrays(dtype)
-    want = reference.conv2d(*widened(*arrays), **case.parameters)
-    bound = bound_of(*arrays, case.stride)
-    x, weight, bias = (read_only(layout(a.shape, dtype).filled(a)) for a in arrays)
-    for moved in ((x, *arrays[1:]), (arrays[0], weight, bias), (x, weight, bias)):
-        assert_close(conv2d(*moved, **case.parameters), want, bound)
-        assert_close(Conv2d(*moved[1:], **case.parameters)(moved[0]), want, bound)
-
-    for call in (
-        lambda out: conv2d(x, weight, bias, **case.parameters, out=out),
-        lambda out: Conv2d(weight, bias, **case.parameters)(x, out=out),
-        lambda out: Conv2d(weight, bias, **case.parameters)(arrays[0], out),
-    ):
-        place = layout(case.output_shape, dtype)
-        assert call(place.view) is place.view
-        assert_close(place.view.copy(), want, bound)
-        assert place.untouched()
-
-
-@each_dtype
-@each_kind
-def test_channels_last_stays_channels_last(case: Case, dtype: type) -> None:
-    def in_channels_last(result: np.ndarray) -> bool:
-        return np.moveaxis(result, -3, -1).flags.c_contiguous
-
-    arrays = case.arrays(dtype)
-    x = LAYOUTS["channels_last"](case.input_shape, dtype).filled(arrays[0])
-    weight, bias = arrays[1:]
-    for image in (x, x[0]):
-        assert in_channels_last(conv2d(image, weight, bias, **case.parameters))
-        assert in_channels_last(Conv2d(weight, bias, **case.parameters)(image))
-    assert conv2d(*arrays, **case.parameters).flags.c_contiguous
-
-
-@each_kind
-def test_broadcast_arrays(case: Case) -> None:
-    # Stride 0: one image for the whole batch, one filter for all.
-    _, weight, bias = case.arrays()
-    x = np.broadcast_to(case.arrays()[0][:1], (3, *case.input_shape[1:]))
-    check(x, np.broadcast_to(weight[:1], weight.shape), np.broadcast_to(bias[:1], bias.shape),
-          **case.parameters)  # fmt: skip
-
-
-@each_dtype
-@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@each_kind
-def test_nothing_outside_the_arrays_is_touched(
-    case: Case, layout: str, at_end: bool, dtype: type
-) -> None:
-    def place(array: np.ndarray) -> np.ndarray:
-        view = guarded(array.shape, dtype, at_end=at_end, layout=LAYOUTS[layout])
-        view[...] = array
-        return view
-
-    arrays = case.arrays(dtype)
-    want = reference.conv2d(*widened(*arrays), **case.parameters)
-    x, weight, bias = map(place, arrays)
-    out = place(np.zeros(case.output_shape, dtype))
-    for algorithm in algorithms(weight, case.stride):
-        out.fill(np.nan)
-        conv2d(x, weight, bias, **case.parameters, algorithm=algorithm, out=out)
-        assert_close(out, want, bound_of(*arrays, case.stride, algorithm), algorithm)
-        out.fill(np.nan)
-        Conv2d(weight, bias, **case.parameters, algorithm=algorithm)(x, out)
-        assert_close(out, want, bound_of(*arrays, case.stride, algorithm), algorithm)
-
-
-def test_out_keeps_its_identity_without_a_batch() -> None:
-    case = KINDS[0]
-    x, weight, bias = case.arrays()
-    out = np.empty(case.output_shape[1:], np.float32)
-    assert conv2d(x[0], weight, bias, **case.parameters, out=out) is out
-    assert same_bits(out, conv2d(x[0], weight, bias, **case.parameters))
-
-
 # Activations
 
 
@@ -553,116 +427,39 @@ def test_activation_of_each_kind(case: Case, activation: Any, dtype: type) -> No
         assert_close(Conv2d(weight, bias, **options)(x), want, bound, algorithm)
 
 
-# NaN, Inf, denormals
-
-
 @each_dtype
-@each_kind
-def test_nan_reaches_the_windows_that_see_it_and_no_others(case: Case, dtype: type) -> None:
-    x, weight, bias = case.arrays(dtype)
-    finite = conv2d(x, weight, bias, **case.parameters)
-    place = (1, case.input_shape[1] // 2, case.input_shape[2] // 2, case.input_shape[3] // 3)
-    mark = np.zeros(case.input_shape)
-    mark[place] = 1
-    seen = reference.conv2d(mark, np.ones(case.weight_shape), **case.parameters) != 0
-    for special in (np.nan, np.inf, -np.inf):
-        x[place] = special
-        for algorithm in algorithms(weight, case.stride):
-            result = conv2d(x, weight, bias, **case.parameters, algorithm=algorithm)
-            packed = Conv2d(weight, bias, **case.parameters, algorithm=algorithm)(x)
-            for got in (result, packed):
-                np.testing.assert_array_equal(~np.isfinite(got), seen, str(special))
-                bound = 2 * bound_of(finite, weight, bias, case.stride)
-                assert_close(got[~seen], finite[~seen].astype(np.float64), bound)
-
-
-def test_denormals_leave_the_callers_arithmetic_alone() -> None:
-    smallest = np.finfo(np.float32).smallest_subnormal
-    for case in KINDS:
-        x, weight, bias = case.arrays()
-        result = conv2d(x * np.float32(1e-39), weight, bias, **case.parameters)
-        packed = Conv2d(weight, bias, **case.parameters)(x * np.float32(1e-39))
-        want = np.broadcast_to(bias[:, None, None], result.shape)
-        np.testing.assert_allclose(result, want, rtol=0, atol=1e-35)
-        np.testing.assert_allclose(packed, want, rtol=0, atol=1e-35)
-        # Flushed to zero, twice the smallest number would vanish.
-        assert np.array([smallest]) * np.float32(2) != 0
-
-
-# The same bits
-
-
-@each_dtype
-@each_kind
-def test_bits_do_not_depend_on_threads(
-    case: Case, dtype: type, threads: Callable[[int], None]
+@pytest.mark.parametrize(
+    ("activation", "at_inf", "at_minus_inf"),
+    [
+        (None, np.inf, [-np.inf]),
+        ("relu", np.inf, [0]),
+        ("relu6", 6, [0]),
+        (("leaky_relu", 0.25), np.inf, [-np.inf]),
+        ("sigmoid", 1, [0]),
+        ("tanh", 1, [-1]),
+        # The limit is 0; -inf * 0, as torch computes it, is NaN.
+        ("silu", np.inf, [0, np.nan]),
+        ("gelu", np.inf, [0, np.nan]),
+    ],
+    ids=str,
+)
+def test_activation_of_what_is_not_finite(
+    activation: Any, at_inf: float, at_minus_inf: list[float], dtype: type
 ) -> None:
-    # Large enough to be worth more than one thread, and uneven.
-    n, c, h, w = case.input_shape
-    case = replace(case, input_shape=(n + 1, c, 3 * h + 1, 3 * w + 2))
-    x, weight, bias = case.arrays(dtype)
-    options = {**case.parameters, "activation": "silu"}
-    threads(1)
-    alone = conv2d(x, weight, bias, **options)
-    alone_packed = Conv2d(weight, bias, **options)(x)
-    for count in (1, 2, 7):
-        threads(count)
-        assert same_bits(alone, conv2d(x, weight, bias, **options))
-        assert same_bits(alone_packed, Conv2d(weight, bias, **options)(x))
+    def at(value: float) -> float:
+        x = np.full((1, 1, 37), value, dtype)
+        result = conv2d(x, np.ones((1, 1, 1, 1), dtype), activation=activation)
+        np.testing.assert_array_equal(result, np.full_like(x, result[0, 0, 0]))
+        return float(result[0, 0, 0])
 
+    def close(got: float, want: float) -> bool:
+        return got == pytest.approx(want, abs=1e-30, nan_ok=True)
 
-@pytest.mark.parametrize("case", tagged("resnet"), ids=lambda case: case.name)
-def test_bits_do_not_depend_on_threads_in_real_layers(
-    case: Case, threads: Callable[[int], None]
-) -> None:
-    x, weight, bias = case.arrays()
-    plan = Conv2d(weight, bias, **case.parameters)
-    threads(1)
-    alone, alone_packed = conv2d(x, weight, bias, **case.parameters), plan(x)
-    for count in (2, 7):
-        threads(count)
-        assert same_bits(alone, conv2d(x, weight, bias, **case.parameters))
-        assert same_bits(alone_packed, plan(x))
-
-
-@each_dtype
-@each_kind
-def test_a_sample_does_not_depend_on_its_batch(case: Case, dtype: type) -> None:
-    case = replace(case, input_shape=(5, *case.input_shape[1:]))
-    x, weight, bias = case.arrays(dtype)
-    plan = Conv2d(weight, bias, **case.parameters)
-    together, together_packed = conv2d(x, weight, bias, **case.parameters), plan(x)
-    for n in range(5):
-        assert same_bits(together[n], conv2d(x[n], weight, bias, **case.parameters))
-        assert same_bits(together[n : n + 1], conv2d(x[n : n + 1], weight, bias, **case.parameters))
-        assert same_bits(together_packed[n], plan(x[n]))
-    assert same_bits(together[3:], conv2d(x[3:], weight, bias, **case.parameters))
-    assert same_bits(together_packed[:2], plan(x[:2]))
-
-
-@each_kind
-def test_run_after_run(case: Case) -> None:
-    x, weight, bias = case.arrays()
-    first = conv2d(x, weight, bias, **case.parameters)
-    for _ in range(5):
-        assert same_bits(first, conv2d(x, weight, bias, **case.parameters))
-
-
-def test_arguments_are_left_alone() -> None:
-    for case in KINDS:
-        arrays = case.arrays()
-        before = [array.copy() for array in arrays]
-        conv2d(*arrays, **case.parameters)
-        Conv2d(*arrays[1:], **case.parameters)(arrays[0])
-        for array, copy in zip(arrays, before, strict=True):
-            assert same_bits(array, copy)
-
-
-def test_integers_of_every_sort() -> None:
-    x, weight, bias = KINDS[0].arrays()
-    want = conv2d(x, weight, bias, (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
-    for two, one in ((2, 1), (np.int64(2), np.int8(1)), (np.uint8(2), np.intp(1))):
-        assert same_bits(want, conv2d(x, weight, bias, two, one, one, one))
-        assert same_bits(want, conv2d(x, weight, bias, [two, two], [one, one], (one, one), one))
-        plan = Conv2d(weight, bias, stride=two, padding=one, dilation=one, groups=one)
-        assert same_bits(plan(x), Conv2d(weight, bias, stride=2, padding=1)(x))
+    assert np.isnan(at(np.nan))
+    assert close(at(np.inf), at_inf)
+    assert any(close(at(-np.inf), limit) for limit in at_minus_inf)
+    # Large, but finite: at the limit already, where there is one.
+    huge = float(np.finfo(dtype).max) / 2
+    assert close(at(huge), huge if at_inf == np.inf else at_inf)
+    finite = {0: 0, -1: -1}.get(at_minus_inf[0], -huge)
+    assert close(at(-huge), 0.25 * finite if isinstance(activation, tuple) else finite)

@@ -14,20 +14,15 @@ from cases import CASES, KINDS, Case, uniform
 from closeness import (
     assert_close,
     corruptions,
-    may_take_winograd,
     rms,
     same_bits,
     sum_bound,
     widened,
 )
 from layouts import LAYOUTS, guarded, read_only
+from shared import each_dtype, each_kind, may_take_winograd
 
 from fastcv import conv2d, conv2d_grad_input, conv2d_grad_weight, reference
-
-DTYPES = (np.float32, np.float64)
-
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 
 
 def grads_of(

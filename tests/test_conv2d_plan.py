@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cases import BY_NAME, KINDS, Case, uniform
 from closeness import assert_close, same_bits, sum_bound, widened
+from shared import each_kind
 
 from fastcv import Conv2d, conv2d, reference
 
@@ -22,8 +23,6 @@ ALGORITHMS = {
     "strip_channels",
     "depthwise",
 }
-
-each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 
 
 def plan_of(case: Case, **options: Any) -> tuple[Conv2d[Any], np.ndarray]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SANITIZED
+from shared import SANITIZED
 
 import fastcv
 

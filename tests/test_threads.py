@@ -1,4 +1,4 @@
-"""Many threads, a fork, a thousand shapes: the library in a busy process."""
+"""Many threads, a fork, a thousand shapes, large images: the library in a busy process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cases import KINDS, uniform
 from closeness import same_bits
-from conftest import SANITIZED
+from shared import SANITIZED
 
 from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
 
@@ -179,3 +179,49 @@ def test_a_thousand_shapes_leave_memory_flat() -> None:
     before = resident()
     many(1000)
     assert resident() - before <= ALLOWED_GROWTH
+
+
+# Scratch that all threads together may use, whatever the sizes.
+ALLOWED_SCRATCH = 32 * 2**20
+
+# Prints by how much a call on 75 MB of pixels raised the peak, beyond the arrays that it was given.
+PEAK = """
+import re, numpy as np
+from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+def peak():  # not getrusage, which remembers the process that started this one
+    return 1024 * int(re.search("VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+x, out = np.ones((1, 32, 768, 768), np.float32), np.ones((1, 32, 768, 768), np.float32)
+def weight(group_channels, size):
+    return np.ones((32, group_channels, size, size), np.float32)
+conv2d(x[..., :9, :9], weight(32, 3))
+before = peak()
+{call}
+print(peak() - before)
+"""
+
+
+@only_linux
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer has memory of its own")
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        ("conv2d(x, weight(32, 3), padding=1, out=out)", 0),
+        ("Conv2d(weight(32, 3), padding=1)(x, out)", 0),
+        ("conv2d(x, weight(32, 3), padding=5, dilation=5, out=out)", 0),
+        ("conv2d(x, weight(32, 1), out=out)", 0),
+        ("conv2d(x, weight(32, 5), padding=2, out=out)", 0),
+        ("conv2d(x, weight(1, 7), padding=3, groups=32, out=out)", 0),
+        ("conv2d(x, weight(4, 3), padding=1, groups=8, out=out)", 0),
+        ("conv2d(x, weight(32, 3), padding=1, stride=2, out=out[..., :384, :384])", 0),
+        ("conv2d_grad_input(out, weight(32, 3), x.shape, padding=1)", 1),
+        ("conv2d_grad_input(out[..., :384, :384], weight(32, 3), x.shape, padding=1, stride=2)", 1),
+        ("conv2d_grad_input(out, weight(1, 3), x.shape, padding=1, groups=32)", 1),
+        ("conv2d_grad_weight(out, x, (32, 32, 3, 3), padding=1)", 0),
+        ("conv2d_grad_weight(out, x, (32, 32, 1, 1))", 0),
+        ("conv2d_grad_weight(out, x, (32, 1, 5, 5), padding=2, groups=32)", 0),
+    ],
+)
+def test_scratch_is_bounded(call: str, result: int, run_python: Callable[..., Any]) -> None:
+    done = run_python(PEAK.replace("{call}", call))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= ALLOWED_SCRATCH + result * 4 * 32 * 768 * 768

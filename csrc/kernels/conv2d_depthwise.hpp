@@ -12,24 +12,27 @@
 // so a window is a list of groups of taps, each a small stride-1 window. Groups hold at most 7 taps, whose weights stay in
 // registers.
 //
-// Planes narrower than a vector would waste lanes: there vectors run on across row ends instead.
-//
-// Channels-last: lanes are channels, pixels of a row share a loaded weight, taps outside the input are skipped.
+// Narrow planes would waste lanes, and channels-last planes are not rows: there lanes are channels (channel_lanes.h), any stride and
+// dilation is an offset, and 8 pixels of a row share a loaded weight. prefers_channel_lanes() decides.
 //
 // Why not fewer rows: a vector load that crosses a cache line costs two, and shifted loads nearly all do; loading each tap anew
 // left 3x3 at half the speed and 7x7 at a third. More rows or vectors spill.
 #pragma once
 
+#include "../channel_lanes.h"
 #include "conv2d_strip.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
 
 constexpr int kGroupTaps = 7;
+constexpr int64_t kFirstLevelShare = 8 * 1024;  // two strips of so much stay in a first-level cache of 32 KiB
 
 struct DepthwiseTiles {
-    static constexpr int rows = 4;
     static constexpr int vectors = kManyRegisters ? 4 : 2;
+    // Eight chains of multiply-adds or more keep both pipes busy: narrow planes take more rows.
+    static constexpr int rows(int64_t vectors) { return vectors == 1 ? 8 : 4; }
+    static constexpr int most_rows = 8;
 };
 
 // Taps r, r + cycle, .. of one phase: their rows in the strip are `row_step` apart.
@@ -45,14 +48,13 @@ struct DepthwiseCall {
     Tensor input, output;
     Axis y, x;
     Strip strip;
-    bool across_rows;          // vectors run on across row ends
     int64_t block_rows, multiplier;
     int64_t row_step;          // strip rows between output rows that share input
     int64_t group_stride;      // elements between two taps' weights of one group
+    bool plain3x3;             // one group of 3 taps, 3 columns
     int64_t groups;
     const TapGroup* group;
     const int64_t* column;     // elements to column tap s
-    const T* weight;           // [K][R * S]
     const T* bias;
     Activation activation;
     T slope;
@@ -64,7 +66,7 @@ FASTCV_INLINE void add_taps(Vec<T> (&acc)[Rows][NV], const T* strip, int64_t row
                             const T* weight, int64_t tap_stride) {
     for (int64_t s = 0; s < columns; s++) {
         Vec<T> w[J];
-        FASTCV_UNROLL for (int j = 0; j < J; j++) w[j] = splat(weight[s + j * tap_stride]);
+        FASTCV_UNROLL for (int j = 0; j < J; j++) w[j] = splat(load_scalar<T>(weight + s + j * tap_stride));
         const T* p = strip + column[s];
         FASTCV_UNROLL for (int i = 0; i < Rows + J - 1; i++) {
             FASTCV_UNROLL for (int v = 0; v < NV; v++) {
@@ -78,172 +80,329 @@ FASTCV_INLINE void add_taps(Vec<T> (&acc)[Rows][NV], const T* strip, int64_t row
     }
 }
 
-// Where a tile goes: `rows` of its rows, the last vector cut to `last` lanes.
-struct TileSink {
-    char* output;
-    int64_t row_bytes, rows, last;
+// A column of tiles: output rows first, first + step, .., `vectors` wide.
+template <class T>
+struct TileColumn {
+    const T* strip;   // of the first output row
+    const T* weight;
+    T bias;
+    char* output;     // of the first output row
+    int64_t row_bytes;
+    int64_t rows;     // to store; the strip holds enough for whole tiles
+    int64_t last;     // lanes to store of the last vector
 };
 
-template <class T, int Rows, int NV>
-FASTCV_NOINLINE void depthwise_tile(const DepthwiseCall<T>& c, const T* strip, const T* weight, T bias, const TileSink& sink) {
-    Vec<T> acc[Rows][NV];
-    FASTCV_UNROLL for (int o = 0; o < Rows; o++) FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[o][v] = splat(bias);
+// Window 3: the plain 3x3, whose nine weights stay in registers. Window 0: any.
+template <class T, int Rows, int NV, int Window>
+FASTCV_NOINLINE void depthwise_column(const DepthwiseCall<T>& c, const TileColumn<T>& t) {
     const int64_t row = c.row_step * c.strip.pitch, columns = c.shape.S;
-    for (int64_t g = 0; g < c.groups; g++) {
-        const TapGroup& group = c.group[g];
-        const T* p = strip + group.strip;
-        const T* w = weight + group.weight;
-        switch (group.taps) {
-            case 1: add_taps<T, Rows, NV, 1>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            case 2: add_taps<T, Rows, NV, 2>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            case 3: add_taps<T, Rows, NV, 3>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            case 4: add_taps<T, Rows, NV, 4>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            case 5: add_taps<T, Rows, NV, 5>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            case 6: add_taps<T, Rows, NV, 6>(acc, p, row, c.column, columns, w, c.group_stride); break;
-            default: add_taps<T, Rows, NV, 7>(acc, p, row, c.column, columns, w, c.group_stride); break;
+    const T* strip = t.strip;
+    char* output = t.output;
+    for (int64_t left = t.rows; left > 0; left -= Rows, strip += Rows * row, output += Rows * t.row_bytes) {
+        Vec<T> acc[Rows][NV];
+        FASTCV_UNROLL for (int o = 0; o < Rows; o++) FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[o][v] = splat(t.bias);
+        if constexpr (Window == 3) {
+            add_taps<T, Rows, NV, 3>(acc, strip, row, c.column, 3, t.weight, 3);
+        } else {
+            for (int64_t g = 0; g < c.groups; g++) {
+                const T* p = strip + c.group[g].strip;
+                const T* w = t.weight + c.group[g].weight;
+                switch (c.group[g].taps) {
+                    case 1: add_taps<T, Rows, NV, 1>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    case 2: add_taps<T, Rows, NV, 2>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    case 3: add_taps<T, Rows, NV, 3>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    case 4: add_taps<T, Rows, NV, 4>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    case 5: add_taps<T, Rows, NV, 5>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    case 6: add_taps<T, Rows, NV, 6>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                    default: add_taps<T, Rows, NV, 7>(acc, p, row, c.column, columns, w, c.group_stride); break;
+                }
+            }
         }
-    }
-    FASTCV_UNROLL for (int o = 0; o < Rows; o++) {
-        if (o >= sink.rows) break;
-        T* to = reinterpret_cast<T*>(sink.output + o * sink.row_bytes);
-        FASTCV_UNROLL for (int v = 0; v < NV; v++) {
-            const Vec<T> result = activate<T>(acc[o][v], c.activation, c.slope);
-            if (v < NV - 1)
-                store(to + v * kLanes<T>, result);
-            else
-                store_first(to + v * kLanes<T>, result, sink.last);
+        if (c.activation != Activation::none)
+            FASTCV_UNROLL for (int o = 0; o < Rows; o++)
+                FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[o][v] = activate<T>(acc[o][v], c.activation, c.slope);
+        FASTCV_UNROLL for (int o = 0; o < Rows; o++) {
+            if (o >= left) break;
+            T* to = reinterpret_cast<T*>(output + o * t.row_bytes);
+            FASTCV_UNROLL for (int v = 0; v < NV - 1; v++) store(to + v * kLanes<T>, acc[o][v]);
+            store_first(to + (NV - 1) * kLanes<T>, acc[o][NV - 1], t.last);
         }
     }
 }
 
 template <class T>
-using DepthwiseTile = void (*)(const DepthwiseCall<T>&, const T*, const T*, T, const TileSink&);
-template <class T, int Rows>
-static DepthwiseTile<T> find_depthwise_tile(int64_t vectors) {
+using DepthwiseColumn = void (*)(const DepthwiseCall<T>&, const TileColumn<T>&);
+template <class T, int Window>
+static DepthwiseColumn<T> find_depthwise_column(int64_t vectors) {
     if constexpr (DepthwiseTiles::vectors == 4) {
-        if (vectors == 4) return depthwise_tile<T, Rows, 4>;
-        if (vectors == 3) return depthwise_tile<T, Rows, 3>;
+        if (vectors == 4) return depthwise_column<T, DepthwiseTiles::rows(4), 4, Window>;
+        if (vectors == 3) return depthwise_column<T, DepthwiseTiles::rows(3), 3, Window>;
     }
-    return vectors == 2 ? depthwise_tile<T, Rows, 2> : depthwise_tile<T, Rows, 1>;
+    return vectors == 2 ? depthwise_column<T, DepthwiseTiles::rows(2), 2, Window>
+                        : depthwise_column<T, DepthwiseTiles::rows(1), 1, Window>;
 }
 
 // Output rows [0, rows) of one filter from its filled strip.
 template <class T>
 static void depthwise_rows(const DepthwiseCall<T>& c, const T* strip, const T* weight, T bias, char* output, int64_t rows) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    constexpr int kRows = DepthwiseTiles::rows, kVectors = DepthwiseTiles::vectors;
     const int64_t* stride = c.output.stride_bytes;
-    T buffer[kRows * kVectors * L];
-    const int64_t vectors = ceil_div(c.x.output, L), pieces = ceil_div(vectors, kVectors);
+    const int64_t vectors = ceil_div(c.x.output, L), pieces = ceil_div(vectors, DepthwiseTiles::vectors);
     for (int64_t first = 0; first < smaller(c.row_step, rows); first++)
-        for (int64_t y = first; y < rows; y += kRows * c.row_step) {
-            const int64_t tall = smaller(kRows, ceil_div(rows - y, c.row_step));
-            for (int64_t piece = 0; piece < pieces; piece++) {
-                const int64_t v0 = vectors * piece / pieces, wide = vectors * (piece + 1) / pieces - v0;
-                const T* from = strip + y * c.strip.pitch + v0 * L;
-                const auto tile = tall == 1 ? find_depthwise_tile<T, 1>(wide) : find_depthwise_tile<T, kRows>(wide);
-                char* to = output + y * stride[2] + v0 * L * stride[3];
-                const int64_t columns = smaller(wide * L, c.x.output - v0 * L);
-                if (stride[3] == size) {
-                    tile(c, from, weight, bias, {to, c.row_step * stride[2], tall, columns - (wide - 1) * L});
-                    continue;
-                }
-                tile(c, from, weight, bias, {reinterpret_cast<char*>(buffer), wide * L * size, tall, L});
-                for (int64_t o = 0; o < tall; o++)
-                    for (int64_t x = 0; x < columns; x++)
-                        store_scalar(to + o * c.row_step * stride[2] + x * stride[3], buffer[o * wide * L + x]);
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const int64_t v0 = vectors * piece / pieces, wide = vectors * (piece + 1) / pieces - v0;
+            const int64_t columns = smaller(wide * L, c.x.output - v0 * L), count = ceil_div(rows - first, c.row_step);
+            const auto run = c.plain3x3 ? find_depthwise_column<T, 3>(wide) : find_depthwise_column<T, 0>(wide);
+            const T* from = strip + first * c.strip.pitch + v0 * L;
+            char* to = output + first * stride[2] + v0 * L * stride[3];
+            if (stride[3] == size) {
+                run(c, {from, weight, bias, to, c.row_step * stride[2], count, columns - (wide - 1) * L});
+                continue;
+            }
+            // Outputs of a row are not neighbours: by way of a buffer, row by row.
+            T buffer[DepthwiseTiles::vectors * L];
+            for (int64_t i = 0; i < count; i++) {
+                run(c, {from + i * c.row_step * c.strip.pitch, weight, bias, reinterpret_cast<char*>(buffer), 0, 1, L});
+                for (int64_t x = 0; x < columns; x++)
+                    store_scalar(to + i * c.row_step * stride[2] + x * stride[3], buffer[x]);
             }
         }
 }
 
-// The same with vectors that run on across row ends.
+// Even columns go to `even`, odd ones to `odd`: both phases of a stride of 2 in one pass.
 template <class T>
-static void depthwise_across_rows(const DepthwiseCall<T>& c, const T* strip, const T* weight, T bias, char* output,
-                                  const PixelVector* list, int64_t count) {
+static void split_rows(T* even_to, T* odd_to, int64_t pitch, const char* from, int64_t row_bytes, int64_t rows, int64_t evens,
+                       int64_t odds, int64_t width) {
     constexpr int64_t L = kLanes<T>;
-    T buffer[DepthwiseTiles::vectors * L];
-    for (int64_t v = 0, wide; v < count; v += wide) {
-        wide = smaller(DepthwiseTiles::vectors, count - v);
-        find_depthwise_tile<T, 1>(wide)(c, strip + list[v].strip, weight, bias, {reinterpret_cast<char*>(buffer), 0, 1, L});
-        for (int64_t j = 0; j < wide; j++)
-            store_lanes(reinterpret_cast<T*>(output) + list[v + j].output, load(buffer + j * L), list[v + j].lanes);
+    for (int64_t r = 0; r < rows; r++, even_to += pitch, odd_to += pitch, from += row_bytes) {
+        const T* f = reinterpret_cast<const T*>(from);
+        int64_t i = 0;
+        for (; i + L <= odds; i += L) {
+            const Vec<T> a = load(f + 2 * i), b = load(f + 2 * i + L);
+            store(even_to + i, even<T>(a, b));
+            store(odd_to + i, odd<T>(a, b));
+        }
+        if (i < evens) {
+            const Vec<T> a = load_first(f + 2 * i, width - 2 * i), b = load_first(f + 2 * i + L, width - 2 * i - L);
+            store_first(even_to + i, even<T>(a, b), evens - i);
+            store_first(odd_to + i, odd<T>(a, b), odds - i);
+        }
     }
 }
 
 // Copies a channel's rows into the strip's inside; what lies around was cleared before.
 template <class T>
 static void copy_plane(const DepthwiseCall<T>& c, T* strip, const char* plane, int64_t first_row, int64_t rows) {
-    for (int64_t slot_y = 0; slot_y < c.y.slots(); slot_y++)
-        for (int64_t slot_x = 0; slot_x < c.x.slots(); slot_x++) {
-            T* to = strip + (slot_y * c.x.slots() + slot_x) * c.strip.plane;
-            const int64_t first = c.x.phase_of_slot(slot_x) - c.x.pad;
-            const int64_t begin = first >= 0 ? 0 : smaller(c.strip.pitch, ceil_div(-first, c.x.stride));
-            const int64_t end = first >= c.x.input ? begin : smaller(c.strip.pitch, (c.x.input - 1 - first) / c.x.stride + 1);
-            // Rows of this phase inside the input.
-            const int64_t top = c.y.phase_of_slot(slot_y) - c.y.pad, step = c.y.stride;
-            const int64_t from = larger(0, ceil_div(-top, step) - first_row);
-            const int64_t until = smaller(rows, (c.y.input - 1 - top >= 0 ? (c.y.input - 1 - top) / step + 1 : 0) - first_row);
-            const char* row = plane + ((first_row + from) * step + top) * c.input.stride_bytes[2] +
-                              (begin * c.x.stride + first) * c.input.stride_bytes[3];
-            const int64_t row_bytes = step * c.input.stride_bytes[2], column_bytes = c.x.stride * c.input.stride_bytes[3];
-            for (int64_t r = from; r < until; r++, row += row_bytes)
-                copy_row(to + r * c.strip.pitch + begin, row, column_bytes, end - begin);
+    const int64_t* stride = c.input.stride_bytes;
+    for (int64_t slot_y = 0; slot_y < c.y.slots(); slot_y++) {
+        // Rows of this phase inside the input.
+        const int64_t top = c.y.phase_of_slot(slot_y) - c.y.pad;
+        const int64_t from = larger(0, ceil_div(-top, c.y.stride) - first_row);
+        const int64_t until = smaller(rows, (c.y.input - 1 - top >= 0 ? (c.y.input - 1 - top) / c.y.stride + 1 : 0) - first_row);
+        if (until <= from) continue;
+        const char* row = plane + ((first_row + from) * c.y.stride + top) * stride[2];
+        T* to = strip + slot_y * c.x.slots() * c.strip.plane + from * c.strip.pitch;
+        int64_t begin[2];
+        for (int64_t slot = 0; slot < smaller(2, c.x.slots()); slot++)
+            begin[slot] = larger(0, ceil_div(c.x.pad - c.x.phase_of_slot(slot), c.x.stride));
+        if (c.x.stride == 2 && c.x.slots() == 2 && stride[3] == int64_t(sizeof(T)) && c.x.pad >= 0) {
+            const int64_t even_slot = c.x.pad % 2, odd_slot = 1 - even_slot;
+            split_rows(to + even_slot * c.strip.plane + begin[even_slot], to + odd_slot * c.strip.plane + begin[odd_slot],
+                       c.strip.pitch, row, c.y.stride * stride[2], until - from,
+                       smaller(ceil_div(c.x.input, 2), c.strip.pitch - begin[even_slot]),
+                       smaller(c.x.input / 2, c.strip.pitch - begin[odd_slot]), c.x.input);
+            continue;
         }
-}
-
-// ---- channels-last: lanes are channels
-
-template <class T, int NV>
-FASTCV_INLINE void channels_last_pixels(const Conv2dShape& s, const char* image, const int64_t* stride, const T* weight,
-                                        int64_t weight_tap, int64_t y, int64_t x, int64_t lanes, Vec<T> (&acc)[NV]) {
-    for (int64_t r = 0; r < s.R; r++) {
-        const int64_t row = y * s.stride_h + r * s.dilation_h - s.pad_top;
-        if (row < 0 || row >= s.H) continue;
-        for (int64_t t = 0; t < s.S; t++) {
-            const Vec<T> w = load(weight + (r * s.S + t) * weight_tap);
-            FASTCV_UNROLL for (int v = 0; v < NV; v++) {
-                const int64_t column = (x + v) * s.stride_w + t * s.dilation_w - s.pad_left;
-                if (column < 0 || column >= s.W) continue;
-                acc[v] = fma(load_first(reinterpret_cast<const T*>(image + row * stride[2] + column * stride[3]), lanes), w, acc[v]);
-            }
+        for (int64_t slot = 0; slot < c.x.slots(); slot++) {
+            const int64_t first = c.x.phase_of_slot(slot) - c.x.pad;
+            const int64_t left = first >= 0 ? 0 : smaller(c.strip.pitch, ceil_div(-first, c.x.stride));
+            const int64_t right = first >= c.x.input ? left : smaller(c.strip.pitch, (c.x.input - 1 - first) / c.x.stride + 1);
+            const char* column = row + (left * c.x.stride + first) * stride[3];
+            T* p = to + slot * c.strip.plane + left;
+            for (int64_t r = from; r < until; r++, p += c.strip.pitch, column += c.y.stride * stride[2])
+                copy_row(p, column, c.x.stride * stride[3], right - left);
         }
     }
 }
 
-// weight[tap][channel], channels rounded up to a vector.
+// ---- channel lanes
+
 template <class T>
-static void depthwise_channels_last(const DepthwiseCall<T>& c, const T* weight, int64_t first, int64_t last) {
+struct ChannelLaneCall {
+    Conv2dShape shape;
+    Tensor input, output;
+    Weights weight;
+    int64_t multiplier, block_rows, columns;  // columns of x, padding included
+    const int64_t* offset;                    // elements to each tap
+    const T* bias;
+    Activation activation;
+    T slope;
+};
+
+// NV pixels of a row, `step` elements apart.
+template <class T, int NV>
+FASTCV_NOINLINE void channel_pixels(const T* x, int64_t step, const int64_t* offset, int64_t taps, const T* weight, Vec<T> bias,
+                                    Activation activation, T slope, T* to) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[NV];
+    FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[v] = bias;
+    for (int64_t tap = 0; tap < taps; tap++) {
+        const Vec<T> w = load(weight + tap * L);
+        const T* p = x + offset[tap];
+        FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[v] = fma(load(p + v * step), w, acc[v]);
+    }
+    FASTCV_UNROLL for (int v = 0; v < NV; v++) store(to + v * L, activate<T>(acc[v], activation, slope));
+}
+template <class T>
+using ChannelPixels = void (*)(const T*, int64_t, const int64_t*, int64_t, const T*, Vec<T>, Activation, T, T*);
+template <class T, int NV = 1>
+static ChannelPixels<T> find_channel_pixels(int64_t pixels) {
+    if constexpr (NV < 8) {
+        if (pixels > NV) return find_channel_pixels<T, NV + 1>(pixels);
+    }
+    return channel_pixels<T, NV>;
+}
+
+// Weights of one block of channels: to[tap][lane], zeros behind the last channel.
+template <class T>
+static void gather_taps(const Conv2dShape& s, const Weights& w, int64_t channel, int64_t m, T* to) {
     constexpr int64_t L = kLanes<T>;
-    constexpr int NV = 6;
+    for (int64_t lane = 0; lane < L; lane++)
+        for (int64_t r = 0; r < s.R; r++)
+            for (int64_t t = 0; t < s.S; t++)
+                to[(r * s.S + t) * L + lane] =
+                    channel + lane < s.C
+                        ? load_scalar<T>(w.at(channel + lane, m, 0) + r * w.row_bytes + t * w.column_bytes)
+                        : T(0);
+}
+
+// Rows [first, first + rows) of the padded input of one block of channels.
+template <class T>
+static void load_padded_rows(const Conv2dShape& s, Tensor input, int64_t n, int64_t channel, int64_t first, int64_t rows,
+                             int64_t columns, T* x) {
+    constexpr int64_t L = kLanes<T>;
+    const char* planes = input.data + n * input.stride_bytes[0] + channel * input.stride_bytes[1];
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t y = first + i - s.pad_top;
+        T* to = x + i * columns * L;
+        if (y < 0 || y >= s.H)
+            fill_zeros(to, columns * L);
+        else
+            load_channel_lanes(to, columns, planes + y * input.stride_bytes[2], input.stride_bytes[1], input.stride_bytes[3],
+                               smaller(L, s.C - channel), -s.pad_left, s.W);
+    }
+}
+
+// Output rows [y, y + rows) of one block of channels of image n.
+template <class T>
+static void depthwise_channel_lanes(const ChannelLaneCall<T>& c, int64_t n, int64_t channel, int64_t y, int64_t rows, T* x, T* w,
+                                    T* z) {
+    constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
-    const int64_t padded = round_up(s.C, L);
-    for (int64_t item = first; item < last; item++) {
-        const int64_t n = item / s.P, y = item % s.P;
-        for (int64_t ch = 0; ch < s.C; ch += L) {
-            const char* image = c.input.data + n * c.input.stride_bytes[0] + ch * int64_t(sizeof(T));
-            char* row = c.output.data + n * c.output.stride_bytes[0] + y * c.output.stride_bytes[2] + ch * int64_t(sizeof(T));
-            const int64_t lanes = s.C - ch;
-            const auto finish = [&](Vec<T> v, int64_t x) {
-                store_first(reinterpret_cast<T*>(row + x * c.output.stride_bytes[3]), activate<T>(v, c.activation, c.slope), lanes);
-            };
-            int64_t x = 0;
-            for (; x + NV <= s.Q; x += NV) {
-                Vec<T> acc[NV];
-                FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[v] = load(c.bias + ch);
-                channels_last_pixels<T, NV>(s, image, c.input.stride_bytes, weight + ch, padded, y, x, lanes, acc);
-                FASTCV_UNROLL for (int v = 0; v < NV; v++) finish(acc[v], x + v);
+    load_padded_rows(s, c.input, n, channel, y * s.stride_h, (rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1, c.columns, x);
+    const int64_t pieces = ceil_div(s.Q, 8), lanes = smaller(L, s.C - channel);
+    const int64_t* stride = c.output.stride_bytes;
+    for (int64_t m = 0; m < c.multiplier; m++) {
+        gather_taps(s, c.weight, channel, m, w);
+        Vec<T> bias = zero<T>();
+        for (int64_t i = 0; i < lanes; i++) bias[i] = c.bias[(channel + i) * c.multiplier + m];
+        char* planes = c.output.data + n * stride[0] + (channel * c.multiplier + m) * stride[1];
+        for (int64_t row = 0; row < rows; row++) {
+            for (int64_t piece = 0; piece < pieces; piece++) {
+                const int64_t q = s.Q * piece / pieces, pixels = s.Q * (piece + 1) / pieces - q;
+                find_channel_pixels<T>(pixels)(x + (row * s.stride_h * c.columns + q * s.stride_w) * L, s.stride_w * L, c.offset,
+                                               s.R * s.S, w, bias, c.activation, c.slope, z + q * L);
             }
-            for (; x < s.Q; x++) {
-                Vec<T> acc[1] = {load(c.bias + ch)};
-                channels_last_pixels<T, 1>(s, image, c.input.stride_bytes, weight + ch, padded, y, x, lanes, acc);
-                finish(acc[0], x);
-            }
+            store_channel_lanes(z, s.Q, planes + (y + row) * stride[2], c.multiplier * stride[1], stride[3], lanes);
         }
     }
 }
+
+// Sizes of the channel-lane kernel's scratch, which forward and weight gradient share.
+template <class T>
+struct ChannelLaneSizes {
+    int64_t columns, block_rows;
+
+    explicit ChannelLaneSizes(const Conv2dShape& s) {
+        columns = larger((s.Q - 1) * s.stride_w + (s.S - 1) * s.dilation_w + 1, 1) + s.stride_w + kLanes<T>;
+        const int64_t row_bytes = columns * kVectorBytes;
+        const int64_t fitting = kStripBytes / 2 / row_bytes - (s.R - 1) * s.dilation_h;
+        block_rows = smaller(s.P, larger(4, fitting / s.stride_h));
+    }
+    int64_t x_elements(const Conv2dShape& s) const {
+        return (((block_rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1) * columns + kLanes<T>) * kLanes<T>;
+    }
+};
+
+template <class T>
+static Status conv2d_depthwise_small(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output,
+                                     const Epilogue& epilogue) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    const ChannelLaneSizes<T> sizes(s);
+    ChannelLaneCall<T> c{s, input, output, weight, s.K / s.G, sizes.block_rows, sizes.columns, nullptr, nullptr,
+                         epilogue.activation, T(epilogue.slope)};
+    const int threads = threads_for(4 * multiply_adds(s));
+    const int64_t taps = s.R * s.S;
+    const int64_t offset_bytes = round_up(taps * 8, 64), bias_bytes = round_up(s.K * size, 64);
+    const int64_t thread_bytes = round_up((sizes.x_elements(s) + (taps + s.Q + L) * L) * size, 64);
+    Scratch scratch(offset_bytes + bias_bytes + threads * thread_bytes);
+    if (!scratch.data()) return Status::out_of_memory;
+    int64_t* offset = reinterpret_cast<int64_t*>(scratch.data());
+    T* bias = reinterpret_cast<T*>(scratch.data() + offset_bytes);
+    for (int64_t r = 0; r < s.R; r++)
+        for (int64_t t = 0; t < s.S; t++) offset[r * s.S + t] = (r * s.dilation_h * sizes.columns + t * s.dilation_w) * L;
+    for (int64_t k = 0; k < s.K; k++)
+        bias[k] = epilogue.bias ? load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes) : T(0);
+    c.offset = offset;
+    c.bias = bias;
+    const int64_t blocks = ceil_div(s.P, c.block_rows), channel_blocks = ceil_div(s.C, L), items = s.N * channel_blocks * blocks;
+    parallel(threads, [&](Team team) {
+        T* x = reinterpret_cast<T*>(scratch.data() + offset_bytes + bias_bytes + team.id * thread_bytes);
+        T* w = x + sizes.x_elements(s);
+        for (int64_t item = team.begin(items); item < team.end(items); item++) {
+            const int64_t y = item % blocks * c.block_rows, channel = item / blocks % channel_blocks * L;
+            depthwise_channel_lanes(c, item / blocks / channel_blocks, channel, y, smaller(c.block_rows, s.P - y), x, w,
+                                    w + taps * L);
+        }
+    });
+    return Status::ok;
+}
+
+// Estimated cycles of one plane either way: a row kernel wastes lanes and setup on narrow planes, channel lanes pay for transposes.
+template <class T>
+static bool prefers_channel_lanes(const Conv2dShape& s, Tensor input, Tensor output) {
+    const double L = kLanes<T>, taps = double(s.R * s.S), lanes_used = double(s.C) / double(round_up(s.C, kLanes<T>));
+    const double row_vectors = double(s.P * ceil_div(s.Q, kLanes<T>));
+    const double by_rows = row_vectors * (taps * 0.6 + 4) + double(s.H) * (6 + double(ceil_div(s.W, kLanes<T>)) * 2) + 150;
+    const int64_t size = int64_t(sizeof(T));
+    const bool channels_last = input.stride_bytes[3] != size && output.stride_bytes[3] != size;
+    const double moved = double(s.H * s.W + s.P * s.Q) / L * (channels_last ? 2 : 5);
+    const double per_tap = ChannelLaneSizes<T>(s).x_elements(s) * size > 64 * 1024 ? 0.9 : 0.6;  // second-level or first-level cache
+    return double(s.P * s.Q) * taps / L * per_tap + moved + 50 < (channels_last ? 10 : 1) * by_rows * lanes_used;
+}
+
+// Blocks of rows, channels and images, in the order of their memory.
+struct PlaneWalk {
+    int64_t blocks, channels, block, channel, n;
+
+    PlaneWalk(int64_t item, int64_t blocks_of_plane, int64_t channels_of_image)
+        : blocks(blocks_of_plane),
+          channels(channels_of_image),
+          block(item % blocks),
+          channel(item / blocks % channels),
+          n(item / blocks / channels) {}
+    void step() {
+        if (++block < blocks) return;
+        block = 0;
+        if (++channel < channels) return;
+        channel = 0;
+        n++;
+    }
+};
 
 template <class T>
 static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output, const Epilogue& epilogue) {
+    if (prefers_channel_lanes<T>(s, input, output)) return conv2d_depthwise_small<T>(s, input, weight, output, epilogue);
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     DepthwiseCall<T> c;
     c.shape = s;
@@ -254,37 +413,28 @@ static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights
     c.multiplier = s.K / s.G;
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
-    const bool channels_last = c.multiplier == 1 && input.stride_bytes[1] == size && output.stride_bytes[1] == size &&
-                               input.stride_bytes[3] != size;
     const int64_t row_bytes = c.x.slots() * c.y.slots() * (s.Q + c.x.steps() + L) * size;
     const int64_t fitting = larger(8, kStripBytes / row_bytes - c.y.steps());
     c.block_rows = smaller(s.P, fitting);
     c.row_step = c.y.cycle() * s.dilation_h / s.stride_h;
-    const int64_t spare = DepthwiseTiles::rows * c.row_step;  // rows that a last, incomplete tile reads
+    const int64_t spare = DepthwiseTiles::most_rows * c.row_step;  // rows that a last, incomplete tile reads
     c.strip = make_strip<T>(c.y, c.x, 1, c.block_rows + spare, s.Q);
-    const bool contiguous_rows = output.stride_bytes[3] == size && output.stride_bytes[2] == s.Q * size;
-    const int64_t lanes_by_row = s.P * round_up(s.Q, L), lanes_across = round_up(s.P * c.strip.pitch, L);
-    c.across_rows = contiguous_rows && c.block_rows == s.P && s.P * c.strip.pitch <= kVectorsPerBlock * L / 2 &&
-                    lanes_across * 3 < lanes_by_row * 2;
-    int64_t shift = 0;
-    if (!c.across_rows) {
-        // Rows begin on a cache line behind their left padding, so that copying them and reading their middle taps is aligned.
-        c.strip.pitch = round_up(s.Q + c.x.steps(), L);
-        c.strip.plane = (c.strip.rows + 1) * c.strip.pitch;
-        c.strip.elements = c.strip.plane * c.y.slots() * c.x.slots() + (DepthwiseTiles::vectors + 2) * L;
-        shift = round_up(larger(0, ceil_div(s.pad_left, s.stride_w)), L) - larger(0, ceil_div(s.pad_left, s.stride_w));
-    }
+    // Rows begin on a cache line behind their left padding, so that copying them and reading their middle taps is aligned.
+    c.strip.pitch = round_up(s.Q + c.x.steps(), L);
+    c.strip.plane = (c.strip.rows + 1) * c.strip.pitch;
+    c.strip.elements = c.strip.plane * c.y.slots() * c.x.slots() + (DepthwiseTiles::vectors + 2) * L;
+    const int64_t left = larger(0, ceil_div(s.pad_left, s.stride_w)), shift = round_up(left, L) - left;
 
     const int threads = threads_for(4 * multiply_adds(s));
     const int64_t blocks = ceil_div(s.P, c.block_rows);
     const int64_t groups = c.y.slots() * ceil_div(s.R, kGroupTaps);
-    const int64_t padded = round_up(s.C, L);
     const int64_t group_bytes = round_up(groups * int64_t(sizeof(TapGroup)), 64), column_bytes = round_up(s.S * 8, 64);
-    const int64_t weight_bytes = round_up((channels_last ? padded : s.K) * s.R * s.S * size, 64);
+    const int64_t window = s.R * s.S;
+    const bool in_place = (s.S == 1 || weight.column_bytes == size) && (s.R == 1 || weight.row_bytes == s.S * size);
+    const int64_t weight_bytes = in_place ? 0 : round_up(s.K * window * size, 64);
     const int64_t bias_bytes = round_up((s.K + L) * size, 64);
-    const int64_t list_bytes = c.across_rows ? round_up(ceil_div(s.P * c.strip.pitch, L) * int64_t(sizeof(PixelVector)), 64) : 0;
-    const int64_t strip_bytes = channels_last ? 0 : round_up(c.strip.elements * size, 64);
-    Scratch scratch(group_bytes + column_bytes + weight_bytes + bias_bytes + list_bytes + threads * strip_bytes);
+    const int64_t strip_bytes = round_up(c.strip.elements * size, 64);
+    Scratch scratch(group_bytes + column_bytes + weight_bytes + bias_bytes + 2 * threads * strip_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     char* free_part = scratch.data();
     const auto take = [&](int64_t bytes) { return (free_part += bytes) - bytes; };
@@ -292,16 +442,16 @@ static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights
     int64_t* column = reinterpret_cast<int64_t*>(take(column_bytes));
     T* weights = reinterpret_cast<T*>(take(weight_bytes));
     T* bias = reinterpret_cast<T*>(take(bias_bytes));
-    PixelVector* list = reinterpret_cast<PixelVector*>(take(list_bytes));
 
     for (int64_t k = 0; k < s.K + L; k++)
         bias[k] = epilogue.bias && k < s.K ? load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes) : T(0);
-    for (int64_t k = 0; k < s.K; k++)
-        for (int64_t tap = 0; tap < s.R * s.S; tap++)
-            weights[channels_last ? tap * padded + k : k * s.R * s.S + tap] = load_scalar<T>(
-                weight.at(k / c.multiplier, k % c.multiplier, 0) + tap / s.S * weight.row_bytes + tap % s.S * weight.column_bytes);
+    if (!in_place)
+        for (int64_t k = 0; k < s.K; k++)
+            for (int64_t r = 0; r < s.R; r++)
+                for (int64_t t = 0; t < s.S; t++)
+                    weights[k * window + r * s.S + t] = load_scalar<T>(
+                        weight.at(k / c.multiplier, k % c.multiplier, 0) + r * weight.row_bytes + t * weight.column_bytes);
     c.bias = bias;
-    c.weight = weights;
     for (int64_t t = 0; t < s.S; t++) column[t] = c.strip.offset(0, 0, t);
     c.column = column;
     c.groups = 0;
@@ -311,28 +461,36 @@ static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights
             group[c.groups++] = {c.strip.offset(0, r, 0), r * s.S, int(smaller(kGroupTaps, ceil_div(s.R - r, cycle)))};
     c.group = group;
     c.group_stride = cycle * s.S;
-    const int64_t vectors = c.across_rows ? list_vectors<T>(list, s.P, s.Q, c.strip.pitch, s.Q, false) : 0;
+    c.plain3x3 = c.groups == 1 && s.R == 3 && s.S == 3 && cycle == 1;
 
-    const int64_t items = channels_last ? s.N * s.P : s.N * s.C * blocks;
+    const int64_t items = s.N * s.C * blocks;
     parallel(threads, [&](Team team) {
-        if (channels_last) {
-            depthwise_channels_last(c, weights, team.begin(items), team.end(items));
-            return;
+        // Small planes are copied one ahead of the one that is read, into a second strip: loads would wait on stores just made.
+        T* strips[2];
+        for (int i = 0; i < 2; i++) {
+            strips[i] = reinterpret_cast<T*>(free_part + (2 * team.id + i) * strip_bytes) + shift;
+            fill_zeros(strips[i] - shift, c.strip.elements - L);
         }
-        T* strip = reinterpret_cast<T*>(free_part + team.id * strip_bytes) + shift;
-        for (int64_t item = team.begin(items); item < team.end(items); item++) {
-            const int64_t channel = item / blocks % s.C, n = item / blocks / s.C, y = item % blocks * c.block_rows;
-            const int64_t rows = smaller(c.block_rows, s.P - y);
-            if (item == team.begin(items) || blocks > 1) fill_zeros(strip - shift, c.strip.elements - L);
-            copy_plane(c, strip, input.data + n * input.stride_bytes[0] + channel * input.stride_bytes[1], y, rows + c.y.steps());
+        const bool ahead = strip_bytes <= kFirstLevelShare;
+        PlaneWalk copied(team.begin(items), blocks, s.C), current = copied;
+        const auto copy_next = [&](int64_t item) {
+            if (item >= team.end(items)) return;
+            T* strip = strips[item % 2];
+            if (blocks > 1) fill_zeros(strip - shift, c.strip.elements - L);
+            copy_plane(c, strip, input.data + copied.n * input.stride_bytes[0] + copied.channel * input.stride_bytes[1],
+                       copied.block * c.block_rows, smaller(c.block_rows, s.P - copied.block * c.block_rows) + c.y.steps());
+            copied.step();
+        };
+        if (ahead) copy_next(team.begin(items));
+        for (int64_t item = team.begin(items); item < team.end(items); item++, current.step()) {
+            copy_next(item + ahead);
+            const T* strip = strips[item % 2];
+            const int64_t y = current.block * c.block_rows, rows = smaller(c.block_rows, s.P - y);
             for (int64_t m = 0; m < c.multiplier; m++) {
-                const int64_t k = channel * c.multiplier + m;
-                char* to = output.data + n * output.stride_bytes[0] + k * output.stride_bytes[1] + y * output.stride_bytes[2];
-                const T* w = weights + k * s.R * s.S;
-                if (c.across_rows)
-                    depthwise_across_rows(c, strip, w, bias[k], to, list, vectors);
-                else
-                    depthwise_rows(c, strip, w, bias[k], to, rows);
+                const int64_t k = current.channel * c.multiplier + m;
+                char* to = output.data + current.n * output.stride_bytes[0] + k * output.stride_bytes[1] + y * output.stride_bytes[2];
+                const T* w = in_place ? reinterpret_cast<const T*>(weight.at(current.channel, m, 0)) : weights + k * window;
+                depthwise_rows(c, strip, w, bias[k], to, rows);
             }
         }
     });

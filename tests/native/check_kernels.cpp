@@ -1,0 +1,561 @@
+// Every kernel of every instruction set that runs here, against naive loops in double: for machines where Python and NumPy
+// are far away, such as an emulated one. The Python suite is the thorough one; this one goes through the same ways to
+// compute a convolution over small shapes.
+//
+//   check_kernels [ISA]     prints a line for each case that fails, then 'N passed, M failed'; exit status 1 on failure
+//
+// Arrays lie as unkindly as the contract allows. What surrounds an array's elements is NaN and must stay as it is, and the
+// page behind it may not be touched at all.
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <limits>
+#include <vector>
+
+#include "../../csrc/dispatch.h"
+
+namespace fastcv {
+void set_num_threads(int n);  // parallel.cpp
+}
+
+using namespace fastcv;
+
+namespace {
+
+using Numbers = std::vector<double>;  // an array's elements in order of its dimensions
+
+int passed = 0, failed = 0;
+char current[256];  // the case at work
+
+__attribute__((format(printf, 1, 2))) void fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    printf("FAILED %s: ", current);
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+}
+
+void report_crash(int signal) {
+    const char* what = signal == SIGILL ? ": illegal instruction\n" : ": access outside an array\n";
+    if (write(1, "FAILED ", 7) + write(1, current, strlen(current)) + write(1, what, strlen(what)) < 0) _exit(2);
+    _exit(1);
+}
+
+// ---- arrays
+
+// How an array lies in memory: its dimensions from the outermost to the innermost, elements from one to the next in the
+// innermost, bytes left over behind each row (and plane, ..), and whether all dimensions run backwards.
+struct Layout {
+    const char* name;
+    int order[4], step, gap_bytes;
+    bool backwards;
+};
+constexpr Layout kPlanar{"planar", {0, 1, 2, 3}, 1, 0, false};
+constexpr Layout kChannelsLast{"channels-last", {0, 2, 3, 1}, 1, 0, false};
+constexpr Layout kMisaligned{"misaligned", {0, 1, 2, 3}, 1, 3, false};
+constexpr Layout kEveryOther{"every-other", {1, 0, 2, 3}, 2, 0, false};
+constexpr Layout kBackwards{"backwards", {0, 1, 2, 3}, 1, 0, true};
+constexpr Layout kTurned{"turned", {0, 1, 3, 2}, 1, 1, true};
+
+// Input (or what stands for it), weights and result of a case; bias lies like the weights.
+struct Layouts {
+    Layout input, weight, result;
+} const kLayouts[] = {
+    {kPlanar, kPlanar, kPlanar},           {kChannelsLast, kChannelsLast, kChannelsLast},
+    {kPlanar, kBackwards, kChannelsLast},  {kChannelsLast, kPlanar, kPlanar},
+    {kMisaligned, kMisaligned, kMisaligned}, {kEveryOther, kTurned, kBackwards},
+    {kBackwards, kEveryOther, kTurned},    {kTurned, kChannelsLast, kEveryOther},
+};
+
+struct Size4 {
+    int64_t of[4];
+    int64_t elements() const { return of[0] * of[1] * of[2] * of[3]; }
+};
+
+// Memory that ends where a page begins that nobody may touch. All bytes are 0xff at first: NaN as float and as double.
+template <class T>
+class Array {
+public:
+    Array(const Size4& size, const Layout& layout) : size_(size) {
+        int64_t stride = layout.step * int64_t(sizeof(T)), first = 0, bytes = size.elements() ? int64_t(sizeof(T)) : 0;
+        for (int i = 3; i >= 0; i--) {
+            const int d = layout.order[i];
+            tensor_.stride_bytes[d] = layout.backwards ? -stride : stride;
+            const int64_t reach = size.elements() ? (size.of[d] - 1) * stride : 0;
+            if (layout.backwards) first += reach;
+            bytes += reach;
+            stride = stride * size.of[d] + layout.gap_bytes;
+        }
+        const int64_t page = sysconf(_SC_PAGESIZE);
+        usable_ = (bytes + 64 + page - 1) / page * page;
+        memory_ = static_cast<char*>(
+            mmap(nullptr, size_t(usable_ + page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (memory_ == MAP_FAILED || mprotect(memory_ + usable_, size_t(page), PROT_NONE) != 0) {
+            perror("check_kernels");
+            exit(2);
+        }
+        mapped_ = usable_ + page;
+        memset(memory_, 0xff, size_t(usable_));
+        tensor_.data = memory_ + usable_ - bytes + first;
+    }
+    Array(const Size4& size, const Layout& layout, const Numbers& numbers) : Array(size, layout) {
+        for_each_element([&](char* p, int64_t i) {
+            const T x = T(numbers[size_t(i)]);
+            memcpy(p, &x, sizeof x);
+        });
+    }
+    Array(const Array&) = delete;
+    Array& operator=(const Array&) = delete;
+    ~Array() { munmap(memory_, size_t(mapped_)); }
+
+    Tensor tensor() const { return tensor_; }
+    std::vector<T> take_elements() {
+        std::vector<T> elements(size_t(size_.elements()));
+        for_each_element([&](char* p, int64_t i) {
+            memcpy(&elements[size_t(i)], p, sizeof(T));
+            memset(p, 0xff, sizeof(T));
+        });
+        return elements;
+    }
+    // After take_elements: whether nobody wrote between or before the elements.
+    bool untouched() const {
+        for (int64_t i = 0; i < usable_; i++)
+            if (memory_[i] != char(0xff)) return false;
+        return true;
+    }
+
+private:
+    template <class Visit>
+    void for_each_element(const Visit& visit) {
+        const int64_t *n = size_.of, *b = tensor_.stride_bytes;
+        int64_t i = 0;
+        for (int64_t x0 = 0; x0 < n[0]; x0++)
+            for (int64_t x1 = 0; x1 < n[1]; x1++)
+                for (int64_t x2 = 0; x2 < n[2]; x2++)
+                    for (int64_t x3 = 0; x3 < n[3]; x3++)
+                        visit(tensor_.data + x0 * b[0] + x1 * b[1] + x2 * b[2] + x3 * b[3], i++);
+    }
+
+    Size4 size_;
+    Tensor tensor_;
+    char* memory_;
+    int64_t usable_, mapped_;
+};
+
+// Uniform in [-scale, scale), the same on every machine, exact in float where the scale is a power of two.
+Numbers random_numbers(int64_t count, uint64_t seed, double scale = 1) {
+    Numbers numbers(static_cast<size_t>(count));
+    for (double& x : numbers) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        x = double(int64_t(seed) >> 40) / double(1 << 23) * scale;
+    }
+    return numbers;
+}
+
+double rms(const Numbers& numbers) {
+    double sum = 0;
+    for (const double x : numbers) sum += x * x;
+    return numbers.empty() ? 0 : sqrt(sum / double(numbers.size()));
+}
+
+// ---- the naive loops
+
+Size4 input_size(const Conv2dShape& s) { return {{s.N, s.C, s.H, s.W}}; }
+Size4 weight_size(const Conv2dShape& s) { return {{s.K, s.C / s.G, s.R, s.S}}; }
+Size4 output_size(const Conv2dShape& s) { return {{s.N, s.K, s.P, s.Q}}; }
+
+// Visits all products that a convolution and its two gradients sum up, by the positions of their three elements.
+template <class Visit>
+void for_each_product(const Conv2dShape& s, const Visit& visit) {
+    const int64_t filters = s.K / s.G, channels = s.C / s.G;
+    int64_t output = 0;
+    for (int64_t n = 0; n < s.N; n++)
+        for (int64_t k = 0; k < s.K; k++)
+            for (int64_t p = 0; p < s.P; p++)
+                for (int64_t q = 0; q < s.Q; q++, output++)
+                    for (int64_t c = 0; c < channels; c++)
+                        for (int64_t r = 0; r < s.R; r++) {
+                            const int64_t y = p * s.stride_h + r * s.dilation_h - s.pad_top;
+                            if (y < 0 || y >= s.H) continue;
+                            for (int64_t t = 0; t < s.S; t++) {
+                                const int64_t x = q * s.stride_w + t * s.dilation_w - s.pad_left;
+                                if (x < 0 || x >= s.W) continue;
+                                const int64_t plane = n * s.C + k / filters * channels + c;
+                                visit(size_t((plane * s.H + y) * s.W + x), size_t(((k * channels + c) * s.R + r) * s.S + t),
+                                      size_t(output));
+                            }
+                        }
+}
+
+Numbers naive_conv2d(const Conv2dShape& s, const Numbers& input, const Numbers& weight) {
+    Numbers output(size_t(output_size(s).elements()));
+    for_each_product(s, [&](size_t x, size_t w, size_t y) { output[y] += weight[w] * input[x]; });
+    return output;
+}
+Numbers naive_grad_input(const Conv2dShape& s, const Numbers& grad_output, const Numbers& weight) {
+    Numbers grad(size_t(input_size(s).elements()));
+    for_each_product(s, [&](size_t x, size_t w, size_t y) { grad[x] += weight[w] * grad_output[y]; });
+    return grad;
+}
+Numbers naive_grad_weight(const Conv2dShape& s, const Numbers& grad_output, const Numbers& input) {
+    Numbers grad(size_t(weight_size(s).elements()));
+    for_each_product(s, [&](size_t x, size_t w, size_t y) { grad[w] += grad_output[y] * input[x]; });
+    return grad;
+}
+
+double naive_activation(double x, Activation activation, double slope) {
+    switch (activation) {
+        case Activation::none: return x;
+        case Activation::relu: return x < 0 ? 0 : x;
+        case Activation::relu6: return x < 0 ? 0 : x > 6 ? 6 : x;
+        case Activation::leaky_relu: return x < 0 ? x * slope : x;
+        case Activation::sigmoid: return 1 / (1 + exp(-x));
+        case Activation::tanh: return tanh(x);
+        case Activation::silu: return x / (1 + exp(-x));
+        case Activation::gelu: return 0.5 * x * erfc(-x / sqrt(2.0));
+    }
+    return NAN;
+}
+
+// ---- the comparison
+
+// A result, and how far off its elements may be: `absolute`, or so many epsilons of their own size.
+struct Wanted {
+    Numbers numbers;
+    double absolute, epsilons;
+};
+
+// The bound on a sum's rounding errors that tests/closeness.py derives. Winograd's transforms round before and after the
+// sum, however short it is: that counts as two windows more, which matters where there are a few channels only.
+template <class T>
+double sum_bound(int64_t depth, const Numbers& left, const Numbers& right, double start, bool winograd) {
+    const double factor = winograd ? 10 : 4, terms = double(depth + (winograd ? 18 : 0));
+    return factor * double(std::numeric_limits<T>::epsilon()) * (terms * rms(left) * rms(right) + start);
+}
+
+// The first element that is too far off, or -1. Written so that a NaN is.
+template <class T>
+int64_t first_difference(const std::vector<T>& got, const Wanted& want) {
+    for (size_t i = 0; i < got.size(); i++) {
+        const double bound = want.absolute + want.epsilons * double(std::numeric_limits<T>::epsilon()) * fabs(want.numbers[i]);
+        if (!(fabs(double(got[i]) - want.numbers[i]) <= bound)) return int64_t(i);
+    }
+    return -1;
+}
+
+// Whether the comparison sees that one element is off by a hundredth of the usual one, or is NaN.
+template <class T>
+bool sees_corruption(std::vector<T> result, const Wanted& want) {
+    if (result.empty()) return true;
+    const T last = result.back();
+    result.back() = std::numeric_limits<T>::quiet_NaN();
+    const bool sees_nan = first_difference(result, want) == int64_t(result.size()) - 1;
+    result.back() = last;
+    result.front() += T(0.01 * fmax(0.1, rms(want.numbers)));
+    return sees_nan && first_difference(result, want) == 0;
+}
+
+// Runs a kernel on several numbers of threads: the first result must be right, the others the same bits.
+template <class T, class Run>
+void check(const Size4& size, const Layout& layout, const Wanted& want, const Run& run) {
+    std::vector<T> first;
+    const int failed_before = failed;
+    for (const int threads : {1, 2, 3}) {
+        set_num_threads(threads);
+        Array<T> result(size, layout);
+        const Status status = run(result.tensor());
+        const std::vector<T> got = result.take_elements();
+        if (threads == 1) first = got;
+        const int64_t wrong = threads == 1 ? first_difference(got, want) : -1;
+        if (status != Status::ok)
+            fail("out of memory");
+        else if (wrong >= 0)
+            fail("element %lld is %.9g, not %.9g", static_cast<long long>(wrong), double(got[size_t(wrong)]),
+                 want.numbers[size_t(wrong)]);
+        else if (!result.untouched())
+            fail("wrote outside the result");
+        else if (!got.empty() && memcmp(got.data(), first.data(), got.size() * sizeof(T)) != 0)
+            fail("%d threads give other bits than one", threads);
+        else if (threads == 1 && !sees_corruption(got, want))
+            fail("the comparison took a corrupted result for a right one");
+        else
+            continue;
+        failed++;
+        break;
+    }
+    if (failed == failed_before) passed++;
+}
+
+// ---- the ways to compute a convolution
+
+struct Way {
+    const char* name;
+    bool packed;               // through conv2d_pack and conv2d_packed
+    Conv2dAlgorithm algorithm;
+    bool forced;               // packed: this kind and tile, instead of what conv2d_choose says
+    Conv2dChoice::Kind kind;
+    int tile;
+};
+const Way kWays[] = {
+    {"auto", false, Conv2dAlgorithm::automatic, false, {}, 0},
+    {"direct", false, Conv2dAlgorithm::direct, false, {}, 0},
+    {"winograd", false, Conv2dAlgorithm::winograd, false, {}, 0},
+    {"packed auto", true, Conv2dAlgorithm::automatic, false, {}, 0},
+    {"strip_pixels", true, {}, true, Conv2dChoice::strip_pixels, 0},
+    {"strip_channels", true, {}, true, Conv2dChoice::strip_channels, 0},
+    {"depthwise", true, {}, true, Conv2dChoice::depthwise, 0},
+    {"winograd_f4", true, {}, true, Conv2dChoice::winograd, 4},
+    {"winograd_f3", true, {}, true, Conv2dChoice::winograd, 3},
+    {"winograd_f2", true, {}, true, Conv2dChoice::winograd, 2},
+};
+
+bool fits_winograd(const Conv2dShape& s) { return s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1; }
+
+bool applies(const Way& way, const Conv2dShape& s) {
+    const bool winograd = way.algorithm == Conv2dAlgorithm::winograd || (way.forced && way.kind == Conv2dChoice::winograd);
+    if (winograd && !fits_winograd(s)) return false;
+    if (way.forced && way.kind == Conv2dChoice::depthwise && s.C != s.G) return false;
+    return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
+}
+
+Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s, int itemsize, Tensor input, Tensor weight,
+                  Tensor output, const Epilogue& epilogue) {
+    if (!way.packed) return table.conv2d(s, itemsize, way.algorithm, input, weight, output, epilogue);
+    Conv2dPacked packed;
+    packed.choice = way.forced ? Conv2dChoice{way.kind, way.tile, 0, 0} : table.conv2d_choose(s, itemsize, way.algorithm, true);
+    const int64_t bytes = table.conv2d_packed_bytes(s, itemsize, packed.choice);
+    std::vector<char> memory(size_t(bytes) + 64);
+    if (bytes) {
+        packed.data = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+        table.conv2d_pack(s, itemsize, packed.choice, weight, packed.data);
+    }
+    return table.conv2d_packed(s, itemsize, packed, input, weight, output, epilogue);
+}
+
+void name_case(const KernelTable& table, size_t itemsize, const Conv2dShape& s, const Layouts& layouts, const char* op,
+               const char* way) {
+    snprintf(current, sizeof current,
+             "%s %s %s %s, %s %s -> %s, N%lld C%lld H%lld W%lld K%lld R%lld S%lld P%lld Q%lld stride %lld %lld pad %lld %lld "
+             "dilation %lld %lld groups %lld",
+             table.isa, itemsize == 4 ? "float" : "double", op, way, layouts.input.name, layouts.weight.name,
+             layouts.result.name, static_cast<long long>(s.N), static_cast<long long>(s.C), static_cast<long long>(s.H),
+             static_cast<long long>(s.W), static_cast<long long>(s.K), static_cast<long long>(s.R),
+             static_cast<long long>(s.S), static_cast<long long>(s.P), static_cast<long long>(s.Q),
+             static_cast<long long>(s.stride_h), static_cast<long long>(s.stride_w), static_cast<long long>(s.pad_top),
+             static_cast<long long>(s.pad_left), static_cast<long long>(s.dilation_h),
+             static_cast<long long>(s.dilation_w), static_cast<long long>(s.G));
+}
+
+// One shape's random operands, and what comes out of them before bias and activation.
+struct Problem {
+    explicit Problem(const Conv2dShape& shape)
+        : s(shape),
+          input(random_numbers(input_size(s).elements(), 1)),
+          weight(random_numbers(weight_size(s).elements(), 2)),
+          grad_output(random_numbers(output_size(s).elements(), 3)),
+          output(naive_conv2d(s, input, weight)) {}
+    Conv2dShape s;
+    Numbers input, weight, grad_output, output;
+};
+
+template <class T>
+void check_conv2d(const KernelTable& table, const Problem& problem, const Layouts& layouts, const Numbers& bias,
+                  Activation activation) {
+    constexpr double kSlope = 0.125;
+    const Conv2dShape& s = problem.s;
+    const Array<T> x(input_size(s), layouts.input, problem.input), w(weight_size(s), layouts.weight, problem.weight);
+    const Array<T> b({{1, 1, 1, s.K}}, layouts.weight, bias.empty() ? Numbers(size_t(s.K)) : bias);
+    Epilogue epilogue;
+    if (!bias.empty()) {
+        epilogue.bias = b.tensor().data;
+        epilogue.bias_stride_bytes = b.tensor().stride_bytes[3];
+    }
+    epilogue.activation = activation;
+    epilogue.slope = kSlope;
+
+    double largest_bias = 0;
+    for (const double v : bias) largest_bias = fmax(largest_bias, fabs(v));
+    Wanted want{problem.output, 0, 0};
+    for (size_t i = 0; i < want.numbers.size(); i++) {
+        const size_t filter = i / size_t(s.P * s.Q) % size_t(s.K);
+        want.numbers[i] = naive_activation(want.numbers[i] + (bias.empty() ? 0 : bias[filter]), activation, kSlope);
+    }
+    const int64_t depth = s.C / s.G * s.R * s.S;
+    for (const Way& way : kWays) {
+        if (!applies(way, s)) continue;
+        want.absolute = sum_bound<T>(depth, problem.input, problem.weight, largest_bias, fits_winograd(s));
+        if (activation != Activation::none) {
+            // No activation is steeper than 1.2; evaluating it costs a few roundings of its own.
+            want.absolute = 1.2 * want.absolute + 8 * double(std::numeric_limits<T>::epsilon());
+            want.epsilons = 8;
+        }
+        char name[40];
+        snprintf(name, sizeof name, "%s%s activation %d", way.name, bias.empty() ? "" : " bias", int(activation));
+        name_case(table, sizeof(T), s, layouts, "conv2d", name);
+        check<T>(output_size(s), layouts.result, want, [&](Tensor y) {
+            return run_conv2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, epilogue);
+        });
+    }
+}
+
+template <class T>
+void check_gradients(const KernelTable& table, const Problem& problem, const Numbers& grad_input, const Numbers& grad_weight,
+                     const Layouts& layouts) {
+    const Conv2dShape& s = problem.s;
+    const int itemsize = int(sizeof(T));
+    const Array<T> dy(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
+    name_case(table, sizeof(T), s, layouts, "conv2d_grad_input", "");
+    check<T>(input_size(s), layouts.result,
+             {grad_input, sum_bound<T>(s.K / s.G * s.R * s.S, problem.grad_output, problem.weight, 0, fits_winograd(s)), 0},
+             [&](Tensor dx) { return table.conv2d_grad_input(s, itemsize, dy.tensor(), w.tensor(), dx); });
+    const Array<T> x(input_size(s), layouts.weight, problem.input);
+    name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight", "");
+    check<T>(weight_size(s), layouts.result,
+             {grad_weight, sum_bound<T>(s.N * s.P * s.Q, problem.grad_output, problem.input, 0, false), 0},
+             [&](Tensor dw) { return table.conv2d_grad_weight(s, itemsize, dy.tensor(), x.tensor(), dw); });
+}
+
+// ---- the shapes
+
+struct Row {
+    int64_t N, C, H, W, K, R, S;
+    int64_t stride_h = 1, stride_w = 1, top = 0, bottom = 0, left = 0, right = 0, dilation_h = 1, dilation_w = 1, G = 1;
+};
+// Those of half a million multiply-adds and more run on several threads.
+const Row kShapes[] = {
+    {1, 1, 1, 1, 1, 1, 1},
+    {1, 1, 4, 4, 1, 2, 2, 2, 2, 1, 1, 1, 1},
+    {2, 1, 12, 13, 6, 5, 5},                              // LeNet's first layer, smaller
+    {1, 3, 40, 38, 32, 7, 7, 2, 2, 3, 3, 3, 3},           // ResNet's
+    {1, 3, 21, 19, 16, 4, 4, 4, 4},                       // ConvNeXt's
+    {3, 20, 5, 7, 18, 1, 1},                              // 1x1
+    {2, 48, 9, 11, 56, 1, 1},
+    {2, 9, 7, 8, 10, 1, 1, 2, 3},
+    {1, 7, 6, 9, 5, 1, 1, 1, 1, 2, 0, 1, 3},
+    {2, 5, 9, 10, 6, 3, 3, 1, 1, 1, 1, 1, 1},             // 3x3
+    {1, 6, 7, 5, 4, 3, 3, 1, 1, 0, 2, 3, 1},
+    {1, 6, 9, 8, 5, 3, 3, 1, 1, -1, 0, 2, -1},
+    {1, 24, 14, 14, 40, 3, 3, 1, 1, 1, 1, 1, 1},
+    {3, 17, 13, 11, 35, 3, 3, 1, 1, 1, 1, 1, 1},
+    {1, 64, 7, 7, 66, 3, 3, 1, 1, 1, 1, 1, 1},
+    {2, 5, 9, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1},             // 3x3, strided
+    {1, 20, 15, 17, 33, 3, 3, 2, 2, 0, 1, 0, 1},
+    {1, 4, 11, 13, 3, 3, 3, 3, 2, 2, 1, 0, 2, 2, 3},
+    {1, 4, 9, 8, 5, 3, 3, 4, 5, 1, 1, 1, 1},
+    {1, 8, 12, 13, 10, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},     // 3x3, dilated
+    {1, 3, 11, 14, 9, 3, 3, 1, 1, 0, 4, 3, 1, 2, 3},
+    {1, 21, 19, 18, 24, 3, 3, 1, 1, 4, 4, 4, 4, 4, 4},
+    {1, 4, 6, 7, 5, 3, 3, 1, 1, 9, 9, 9, 9, 9, 9},
+    {1, 3, 10, 9, 4, 5, 5, 1, 1, 2, 2, 2, 2},             // other windows
+    {1, 3, 9, 12, 4, 1, 7, 1, 2, 0, 0, 3, 3},
+    {1, 3, 12, 9, 4, 7, 1, 2, 1, 3, 3, 0, 0},
+    {2, 4, 8, 9, 6, 2, 2, 2, 2},
+    {1, 2, 9, 11, 3, 2, 3, 5, 4},
+    {1, 2, 14, 15, 3, 4, 5, 3, 4, 2, 1, 3, 0, 3, 2},
+    {1, 2, 1, 2, 3, 3, 3, 1, 1, 4, 3, 2, 5},
+    {2, 12, 8, 9, 15, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 3},   // groups
+    {1, 8, 9, 7, 36, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 2},
+    {1, 32, 12, 13, 96, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2},
+    {2, 10, 6, 5, 20, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 5},
+    {2, 5, 9, 11, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5},    // depthwise
+    {1, 4, 9, 3, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4},
+    {1, 3, 13, 17, 9, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 3},
+    {1, 18, 33, 34, 18, 7, 7, 1, 1, 3, 3, 3, 3, 1, 1, 18},
+    {2, 5, 12, 10, 5, 9, 9, 1, 1, 4, 4, 4, 4, 1, 1, 5},
+    {1, 6, 14, 15, 6, 3, 3, 1, 1, 3, 3, 2, 2, 3, 2, 6},
+    {1, 4, 15, 13, 4, 3, 5, 3, 2, 2, 0, 1, 3, 2, 3, 4},
+    {1, 7, 5, 6, 7, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 7},
+    {1, 4, 12, 5, 4, 3, 1, 1, 1, 1, 1, 0, 0, 1, 1, 4},
+    {1, 4, 12, 1, 4, 3, 1, 1, 1, 1, 1, 0, 0, 1, 1, 4},
+    {1, 1, 10, 40, 2, 3, 3, 1, 1, 1, 1, 1, 1},
+    {0, 3, 5, 5, 4, 3, 3, 1, 1, 1, 1, 1, 1},              // nothing in, nothing out
+    {2, 0, 5, 5, 4, 3, 3, 1, 1, 1, 1, 1, 1},
+    {2, 3, 5, 5, 0, 3, 3, 1, 1, 1, 1, 1, 1},
+};
+// Those that are cut into blocks: too much for all layouts.
+const Row kLargeShapes[] = {
+    {1, 2, 100, 90, 3, 3, 3, 1, 1, 1, 1, 1, 1},           // by rows
+    {1, 1, 2, 33000, 2, 1, 3},                            // by columns: a row has too many vectors
+    {1, 9, 7, 9000, 1, 7, 1},                             // by columns: a window's rows are too many bytes
+    {1, 600, 4, 4, 12, 3, 3, 1, 1, 1, 1, 1, 1},           // few pixels and filters for several threads
+    {1, 1, 22, 22, 130, 3, 3, 1, 1, 1, 1, 1, 1},          // one channel, so that threads share filters
+    {1, 6, 26, 60, 8, 3, 3, 1, 1, 12, 12, 12, 12, 12, 12},  // by phases of the dilation
+};
+// Widths, channels and filters around every vector's number of lanes.
+const int64_t kAroundLanes[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33};
+
+Conv2dShape shape_of(const Row& row) {
+    const auto outputs = [](int64_t size, int64_t before, int64_t after, int64_t taps, int64_t dilation, int64_t stride) {
+        return (size + before + after - (taps - 1) * dilation - 1) / stride + 1;
+    };
+    Conv2dShape s{};
+    s.N = row.N, s.C = row.C, s.H = row.H, s.W = row.W, s.K = row.K, s.R = row.R, s.S = row.S;
+    s.P = outputs(row.H, row.top, row.bottom, row.R, row.dilation_h, row.stride_h);
+    s.Q = outputs(row.W, row.left, row.right, row.S, row.dilation_w, row.stride_w);
+    s.stride_h = row.stride_h, s.stride_w = row.stride_w, s.pad_top = row.top, s.pad_left = row.left;
+    s.dilation_h = row.dilation_h, s.dilation_w = row.dilation_w, s.G = row.G;
+    return s;
+}
+
+template <class T>
+void check_shape(const KernelTable& table, const Row& row, const Layouts* begin, const Layouts* end) {
+    const Problem problem(shape_of(row));
+    const Numbers grad_input = naive_grad_input(problem.s, problem.grad_output, problem.weight);
+    const Numbers grad_weight = naive_grad_weight(problem.s, problem.grad_output, problem.input);
+    const Numbers bias = random_numbers(problem.s.K, 4);
+    for (const Layouts* layouts = begin; layouts < end; layouts++) {
+        check_conv2d<T>(table, problem, *layouts, (layouts - kLayouts) % 2 ? Numbers() : bias, Activation::none);
+        check_gradients<T>(table, problem, grad_input, grad_weight, *layouts);
+    }
+}
+
+template <class T>
+void check_table(const KernelTable& table) {
+    for (const Row& row : kShapes) check_shape<T>(table, row, kLayouts, kLayouts + sizeof kLayouts / sizeof *kLayouts);
+    for (const Row& row : kLargeShapes) check_shape<T>(table, row, kLayouts, kLayouts + 2);
+    for (const int64_t n : kAroundLanes) {
+        check_shape<T>(table, {1, 2, 5, n, 3, 3, 3, 1, 1, 1, 1, 1, 1}, kLayouts, kLayouts + 2);
+        check_shape<T>(table, {1, 2, 5, n, 3, 2, 2, 2, 2, 1, 1, 1, 1}, kLayouts, kLayouts + 2);
+        check_shape<T>(table, {1, n, 4, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1}, kLayouts, kLayouts + 2);
+        check_shape<T>(table, {1, 2, 4, 5, n, 3, 3, 1, 1, 1, 1, 1, 1}, kLayouts, kLayouts + 2);
+        check_shape<T>(table, {1, n, 4, 5, n, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, n}, kLayouts, kLayouts + 2);
+    }
+    // Sums near 0, where an activation bends, and far out, where it is flat. The second shape suits depthwise kernels.
+    for (const Row& row : {Row{1, 3, 6, 7, 9, 3, 3, 1, 1, 1, 1, 1, 1}, Row{1, 4, 6, 7, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4}})
+        for (int activation = 1; activation <= int(Activation::gelu); activation++)
+            for (const double scale : {1.0, 128.0})
+                for (const Layouts* layouts = kLayouts; layouts < kLayouts + 2; layouts++)
+                    check_conv2d<T>(table, Problem(shape_of(row)), *layouts, random_numbers(row.K, 4, scale),
+                                    static_cast<Activation>(activation));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    for (const int signal : {SIGSEGV, SIGBUS, SIGILL}) ::signal(signal, report_crash);
+    setvbuf(stdout, nullptr, _IOLBF, 0);
+    const char* only = argc > 1 ? argv[1] : nullptr;
+    int tables = 0;
+    for (const IsaEntry* isa = kIsas; isa->name; isa++) {
+        if ((only && strcmp(only, isa->name) != 0) || !isa->runs_here()) continue;
+        const KernelTable* table = select_kernels(isa->name);
+        if (!table || strcmp(table->isa, isa->name) != 0) {
+            printf("FAILED %s: it runs here, but was not chosen\n", isa->name);
+            return 1;
+        }
+        printf("checking %s\n", isa->name);
+        check_table<float>(*table);
+        check_table<double>(*table);
+        tables++;
+    }
+    if (tables == 0) printf("FAILED %s: no such instruction set here\n", only);
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed || tables == 0;
+}

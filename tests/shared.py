@@ -1,0 +1,62 @@
+"""What several test files of conv2d need: parameters, a convolution's bound, the whole check."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import KINDS
+from closeness import assert_close, sum_bound, widened
+
+from fastcv import Conv2d, conv2d, reference
+
+each_dtype = pytest.mark.parametrize(
+    "dtype", (np.float32, np.float64), ids=lambda dtype: dtype.__name__
+)
+each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
+
+# Memory that a sanitizer holds back, and its slowness, are not the library's.
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def may_take_winograd(weight: np.ndarray, stride: tuple[int, int], algorithm: str = "auto") -> bool:
+    """Whether a convolution may run as Winograd, and so is held to that bound."""
+    return algorithm != "direct" and weight.shape[-2:] == (3, 3) and stride == (1, 1)
+
+
+def algorithms(weight: np.ndarray, stride: tuple[int, int] = (1, 1)) -> tuple[str, ...]:
+    """Those that this convolution can be asked to take."""
+    direct = ("auto", "direct")
+    return (*direct, "winograd") if may_take_winograd(weight, stride) else direct
+
+
+def bound_of(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: tuple[int, int] = (1, 1),
+    algorithm: str = "auto",
+) -> float:
+    """How far an output of this convolution may be off."""
+    depth = math.prod(weight.shape[1:])
+    winograd = may_take_winograd(weight, stride, algorithm)
+    return sum_bound(depth, x, weight, bias, winograd=winograd)
+
+
+def check(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **parameters: Any
+) -> None:
+    """Every algorithm, in one call and packed, against the reference."""
+    want = reference.conv2d(*widened(x, weight, bias), **parameters)
+    stride = parameters.get("stride", (1, 1))
+    for algorithm in algorithms(weight, stride):
+        bound = bound_of(x, weight, bias, stride, algorithm)
+        label = f"({algorithm}, input {x.shape}, weight {weight.shape}, {parameters})"
+        got = conv2d(x, weight, bias, **parameters, algorithm=algorithm)
+        assert got.dtype == x.dtype
+        assert_close(got, want, bound, label)
+        packed = Conv2d(weight, bias, **parameters, algorithm=algorithm)
+        assert_close(packed(x), want, bound, f"packed {label}")

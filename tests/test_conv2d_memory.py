@@ -1,0 +1,95 @@
+"""conv2d and Conv2d on arrays of every memory layout, and what they leave alone there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import KINDS, Case
+from closeness import assert_close, same_bits, widened
+from layouts import LAYOUTS, guarded, read_only
+from shared import algorithms, bound_of, check, each_dtype, each_kind
+
+from fastcv import Conv2d, conv2d, reference
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@each_kind
+def test_layouts(case: Case, layout: Callable[..., Any], dtype: type) -> None:
+    arrays = case.arrays(dtype)
+    want = reference.conv2d(*widened(*arrays), **case.parameters)
+    bound = bound_of(*arrays, case.stride)
+    x, weight, bias = (read_only(layout(a.shape, dtype).filled(a)) for a in arrays)
+    for moved in ((x, *arrays[1:]), (arrays[0], weight, bias), (x, weight, bias)):
+        assert_close(conv2d(*moved, **case.parameters), want, bound)
+        assert_close(Conv2d(*moved[1:], **case.parameters)(moved[0]), want, bound)
+
+    for call in (
+        lambda out: conv2d(x, weight, bias, **case.parameters, out=out),
+        lambda out: Conv2d(weight, bias, **case.parameters)(x, out=out),
+        lambda out: Conv2d(weight, bias, **case.parameters)(arrays[0], out),
+    ):
+        place = layout(case.output_shape, dtype)
+        assert call(place.view) is place.view
+        assert_close(place.view.copy(), want, bound)
+        assert place.untouched()
+
+
+@each_dtype
+@each_kind
+def test_channels_last_stays_channels_last(case: Case, dtype: type) -> None:
+    def in_channels_last(result: np.ndarray) -> bool:
+        return np.moveaxis(result, -3, -1).flags.c_contiguous
+
+    arrays = case.arrays(dtype)
+    x = LAYOUTS["channels_last"](case.input_shape, dtype).filled(arrays[0])
+    weight, bias = arrays[1:]
+    for image in (x, x[0]):
+        assert in_channels_last(conv2d(image, weight, bias, **case.parameters))
+        assert in_channels_last(Conv2d(weight, bias, **case.parameters)(image))
+    assert conv2d(*arrays, **case.parameters).flags.c_contiguous
+
+
+@each_kind
+def test_broadcast_arrays(case: Case) -> None:
+    # Stride 0: one image for the whole batch, one filter for all.
+    arrays = case.arrays()
+    shapes = ((3, *case.input_shape[1:]), case.weight_shape, (case.filters,))
+    repeated = (np.broadcast_to(a[:1], shape) for a, shape in zip(arrays, shapes, strict=True))
+    check(*repeated, **case.parameters)
+
+
+@each_dtype
+@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@each_kind
+def test_nothing_outside_the_arrays_is_touched(
+    case: Case, layout: str, at_end: bool, dtype: type
+) -> None:
+    def place(array: np.ndarray) -> np.ndarray:
+        view = guarded(array.shape, dtype, at_end=at_end, layout=LAYOUTS[layout])
+        view[...] = array
+        return view
+
+    arrays = case.arrays(dtype)
+    want = reference.conv2d(*widened(*arrays), **case.parameters)
+    x, weight, bias = map(place, arrays)
+    out = place(np.zeros(case.output_shape, dtype))
+    for algorithm in algorithms(weight, case.stride):
+        out.fill(np.nan)
+        conv2d(x, weight, bias, **case.parameters, algorithm=algorithm, out=out)
+        assert_close(out, want, bound_of(*arrays, case.stride, algorithm), algorithm)
+        out.fill(np.nan)
+        Conv2d(weight, bias, **case.parameters, algorithm=algorithm)(x, out)
+        assert_close(out, want, bound_of(*arrays, case.stride, algorithm), algorithm)
+
+
+def test_out_keeps_its_identity_without_a_batch() -> None:
+    case = KINDS[0]
+    x, weight, bias = case.arrays()
+    out = np.empty(case.output_shape[1:], np.float32)
+    assert conv2d(x[0], weight, bias, **case.parameters, out=out) is out
+    assert same_bits(out, conv2d(x[0], weight, bias, **case.parameters))
