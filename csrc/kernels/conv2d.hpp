@@ -12,6 +12,7 @@
 
 #include "conv2d_depthwise.hpp"
 #include "conv2d_grad_weight.hpp"
+#include "conv2d_grad_weight_winograd.hpp"
 #include "conv2d_strip.hpp"
 #include "conv2d_winograd.hpp"
 #include "conv_transpose2d.hpp"
@@ -161,6 +162,29 @@ static Status grad_input(const Conv2dShape& s, Tensor grad_output, Tensor weight
                   Epilogue{});
 }
 
+// Direct multiply-adds run at 80% of peak in whole vectors of filters; Winograd's products at 90%, plus transforms and M.
+template <class T>
+static bool winograd_gradient_wins(const Conv2dShape& s) {
+    if (s.R != 3 || s.S != 3 || s.stride_h != 1 || s.stride_w != 1) return false;
+    constexpr double L = kLanes<T>;
+    const TileAxis y{s.P, s.dilation_h, 4}, x{s.Q, s.dilation_w, 4};
+    const double channels = double(round_up(s.C / s.G, kLanes<T>)), filters = double(round_up(s.K / s.G, kLanes<T>));
+    const double direct = double(s.P * s.Q * s.R * s.S) * double(s.C / s.G) * filters / L * 0.62;
+    const double products = double(y.points()) * double(x.points()) * channels * filters / L * 0.56;
+    const double tiles = double(y.tiles()) * double(x.tiles());
+    const double transforms = tiles * (channels * CostModel::input_tile + filters * 110) / L;
+    const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
+    const double sums = 36 * channels * filters / L * 6;
+    return products + transforms + moves + sums < direct;
+}
+
+template <class T>
+static Status grad_weight_of(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad) {
+    if (s.N > 0 && s.P > 0 && s.Q > 0 && s.C > 0 && winograd_gradient_wins<T>(s))
+        return grad_weight_winograd<T>(s, grad_output, input, grad);
+    return grad_weight<T>(s, grad_output, input, grad);
+}
+
 // ---- the entries of the table: the element type becomes a template argument
 
 static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed) {
@@ -190,7 +214,7 @@ static Status conv2d_grad_input(const Conv2dShape& s, int itemsize, Tensor grad_
     return itemsize == 4 ? grad_input<float>(s, grad_output, weight, grad) : grad_input<double>(s, grad_output, weight, grad);
 }
 static Status conv2d_grad_weight(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor input, Tensor grad) {
-    return itemsize == 4 ? grad_weight<float>(s, grad_output, input, grad) : grad_weight<double>(s, grad_output, input, grad);
+    return itemsize == 4 ? grad_weight_of<float>(s, grad_output, input, grad) : grad_weight_of<double>(s, grad_output, input, grad);
 }
 
 }  // namespace

@@ -187,7 +187,7 @@ static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& p
     constexpr int64_t L = kLanes<T>;
     const int64_t window = c.shape.R * c.shape.S, taps = (part.last_channel - part.first_channel) * window;
     const int64_t filters = part.last_filter - part.first_filter;
-    const int64_t width = GradWeightTiles::vectors * L;
+    const int64_t all_vectors = ceil_div(filters, L), panels = ceil_div(all_vectors, GradWeightTiles::vectors);
     const int64_t pieces = ceil_div(taps, GradWeightTiles::taps);
     Strip s = c.strip;
     s.channels = part.last_channel - part.first_channel;
@@ -197,8 +197,8 @@ static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& p
         for (int64_t row = 0; row < c.y.output; row += c.block_rows, first = false) {
             const int64_t rows = smaller(c.block_rows, c.y.output - row);
             fill_strip(s, strip, planes_of(c, n, part), row, 0, rows + c.y.steps());
-            for (int64_t k = 0; k < filters; k += width) {
-                const int64_t vectors = smaller(GradWeightTiles::vectors, ceil_div(filters - k, L));
+            for (int64_t panel = 0; panel < panels; panel++) {
+                const int64_t k = all_vectors * panel / panels * L, vectors = all_vectors * (panel + 1) / panels - k / L;
                 gather_filters(c, n, part.g * c.filters() + part.first_filter + k, filters - k, vectors * L, row, rows, y);
                 for (int64_t piece = 0; piece < pieces; piece++) {
                     const int64_t t0 = taps * piece / pieces, t1 = taps * (piece + 1) / pieces;
@@ -211,8 +211,8 @@ static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& p
     const int64_t size = int64_t(sizeof(T));
     const bool contiguous = (c.shape.S == 1 || stride[3] == size) && (c.shape.R == 1 || stride[2] == c.shape.S * size) &&
                             (c.channels() == 1 || stride[1] == window * size);
-    for (int64_t k = 0; k < filters; k += width) {
-        const int64_t vectors = smaller(GradWeightTiles::vectors, ceil_div(filters - k, L));
+    for (int64_t panel = 0; panel < panels; panel++) {
+        const int64_t k = all_vectors * panel / panels * L, vectors = all_vectors * (panel + 1) / panels - k / L;
         for (int64_t v = 0; v < vectors; v++)
             for (int64_t t = 0; t < taps; t += L) {
                 const int64_t filter = part.g * c.filters() + part.first_filter + k + v * L, left = filters - k - v * L;
@@ -287,13 +287,13 @@ static Status grad_weight(const Conv2dShape& s, Tensor grad_output, Tensor input
     const bool filter_lanes = c.filters() >= kLanes<T> / 2;
     const int threads = threads_for(2 * multiply_adds(s));
 
-    // Groups go to threads whole; a group is cut by filters, a panel at a time, or by channels. The cuts change nothing in the
+    // Groups go to threads whole; a group is cut by filters or by channels. The cuts change nothing in the
     // order of any sum.
-    const int64_t panel = filter_lanes ? GradWeightTiles::vectors * L : GradWeightTiles::dot_filters;
+    const int64_t panel = filter_lanes ? L : GradWeightTiles::dot_filters;
     int64_t filter_parts = 1, channel_parts = 1;
     if (s.G < 4 * threads && s.G % threads) {
         const int64_t panels = ceil_div(c.filters(), panel);
-        if (panels % threads == 0 || panels >= 4 * threads)
+        if (panels >= 2 * threads)
             filter_parts = threads;
         else if (c.channels() >= threads)
             channel_parts = threads;
@@ -305,12 +305,13 @@ static Status grad_weight(const Conv2dShape& s, Tensor grad_output, Tensor input
 
     // Blocks of rows: bounded by the strip and by the transposed gradients, the same for any number of threads.
     const int64_t row_bytes = size * smaller(c.channels(), 64) * c.y.slots() * c.x.slots() * (s.Q + c.x.steps());
-    const int64_t gradient_bytes = size * panel * round_up(s.Q, L);
+    const int64_t widest = filter_lanes ? GradWeightTiles::vectors * L : GradWeightTiles::dot_filters;
+    const int64_t gradient_bytes = size * widest * round_up(s.Q, L);
     c.block_rows = larger(1, smaller(s.P, smaller(kStripBytes / larger(1, row_bytes) - c.y.steps(), kStripBytes / 2 / larger(1, gradient_bytes))));
     c.strip = make_strip<T>(c.y, c.x, part_channels, c.block_rows, s.Q);
     const int64_t offset_bytes = round_up(part_channels * s.R * s.S * int64_t(sizeof(int32_t)), 64);
     const int64_t strip_bytes = round_up(c.strip.elements * size, 64);
-    const int64_t y_bytes = round_up((c.block_rows * round_up(s.Q, L) * panel + L) * size, 64);
+    const int64_t y_bytes = round_up((c.block_rows * round_up(s.Q, L) * widest + L) * size, 64);
     const int64_t sum_bytes = round_up((part_channels * s.R * s.S * part_filters + L) * size, 64);
     const int64_t thread_bytes = strip_bytes + y_bytes + sum_bytes;
     Scratch scratch(offset_bytes + threads * thread_bytes);

@@ -31,7 +31,7 @@ namespace {
 using Numbers = std::vector<double>;  // an array's elements in order of its dimensions
 
 int passed = 0, failed = 0;
-char current[256];  // the case at work
+char current[400];  // the case at work
 
 __attribute__((format(printf, 1, 2))) void fail(const char* format, ...) {
     va_list arguments;
@@ -68,10 +68,9 @@ constexpr Layout kTurned{"turned", {0, 1, 3, 2}, 1, 1, true};
 struct Layouts {
     Layout input, weight, result;
 } const kLayouts[] = {
-    {kPlanar, kPlanar, kPlanar},           {kChannelsLast, kChannelsLast, kChannelsLast},
-    {kPlanar, kBackwards, kChannelsLast},  {kChannelsLast, kPlanar, kPlanar},
-    {kMisaligned, kMisaligned, kMisaligned}, {kEveryOther, kTurned, kBackwards},
-    {kBackwards, kEveryOther, kTurned},    {kTurned, kChannelsLast, kEveryOther},
+    {kPlanar, kPlanar, kPlanar},        {kChannelsLast, kChannelsLast, kChannelsLast}, {kPlanar, kBackwards, kChannelsLast},
+    {kChannelsLast, kPlanar, kPlanar},  {kMisaligned, kMisaligned, kMisaligned},       {kEveryOther, kTurned, kBackwards},
+    {kBackwards, kEveryOther, kTurned}, {kTurned, kChannelsLast, kEveryOther},
 };
 
 struct Size4 {
@@ -95,8 +94,8 @@ public:
         }
         const int64_t page = sysconf(_SC_PAGESIZE);
         usable_ = (bytes + 64 + page - 1) / page * page;
-        memory_ = static_cast<char*>(
-            mmap(nullptr, size_t(usable_ + page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        memory_ =
+            static_cast<char*>(mmap(nullptr, size_t(usable_ + page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (memory_ == MAP_FAILED || mprotect(memory_ + usable_, size_t(page), PROT_NONE) != 0) {
             perror("check_kernels");
             exit(2);
@@ -339,18 +338,23 @@ Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s
     return table.conv2d_packed(s, itemsize, packed, input, weight, output, epilogue);
 }
 
-void name_case(const KernelTable& table, size_t itemsize, const Conv2dShape& s, const Layouts& layouts, const char* op,
-               const char* way) {
-    snprintf(current, sizeof current,
-             "%s %s %s %s, %s %s -> %s, N%lld C%lld H%lld W%lld K%lld R%lld S%lld P%lld Q%lld stride %lld %lld pad %lld %lld "
-             "dilation %lld %lld groups %lld",
-             table.isa, itemsize == 4 ? "float" : "double", op, way, layouts.input.name, layouts.weight.name,
-             layouts.result.name, static_cast<long long>(s.N), static_cast<long long>(s.C), static_cast<long long>(s.H),
-             static_cast<long long>(s.W), static_cast<long long>(s.K), static_cast<long long>(s.R),
-             static_cast<long long>(s.S), static_cast<long long>(s.P), static_cast<long long>(s.Q),
-             static_cast<long long>(s.stride_h), static_cast<long long>(s.stride_w), static_cast<long long>(s.pad_top),
-             static_cast<long long>(s.pad_left), static_cast<long long>(s.dilation_h),
-             static_cast<long long>(s.dilation_w), static_cast<long long>(s.G));
+void name_case(const KernelTable& table, size_t itemsize, const Conv2dShape& s, const Layouts& layouts, const char* what) {
+    const struct {
+        const char* name;
+        int64_t value;
+    } sizes[] = {{"N", s.N},         {"C", s.C},
+                 {"H", s.H},         {"W", s.W},
+                 {"K", s.K},         {"R", s.R},
+                 {"S", s.S},         {"P", s.P},
+                 {"Q", s.Q},         {"stride ", s.stride_h},
+                 {"", s.stride_w},   {"pad ", s.pad_top},
+                 {"", s.pad_left},   {"dilation ", s.dilation_h},
+                 {"", s.dilation_w}, {"groups ", s.G}};
+    int length = snprintf(current, sizeof current, "%s %s %s, %s %s -> %s,", table.isa, itemsize == 4 ? "float" : "double", what,
+                          layouts.input.name, layouts.weight.name, layouts.result.name);
+    for (const auto& size : sizes)
+        length +=
+            snprintf(current + length, sizeof current - size_t(length), " %s%lld", size.name, static_cast<long long>(size.value));
 }
 
 // One shape's random operands, and what comes out of them before bias and activation.
@@ -396,12 +400,11 @@ void check_conv2d(const KernelTable& table, const Problem& problem, const Layout
             want.absolute = 1.2 * want.absolute + 8 * double(std::numeric_limits<T>::epsilon());
             want.epsilons = 8;
         }
-        char name[40];
-        snprintf(name, sizeof name, "%s%s activation %d", way.name, bias.empty() ? "" : " bias", int(activation));
-        name_case(table, sizeof(T), s, layouts, "conv2d", name);
-        check<T>(output_size(s), layouts.result, want, [&](Tensor y) {
-            return run_conv2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, epilogue);
-        });
+        char what[60];
+        snprintf(what, sizeof what, "conv2d %s%s activation %d", way.name, bias.empty() ? "" : " bias", int(activation));
+        name_case(table, sizeof(T), s, layouts, what);
+        check<T>(output_size(s), layouts.result, want,
+                 [&](Tensor y) { return run_conv2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, epilogue); });
     }
 }
 
@@ -411,12 +414,12 @@ void check_gradients(const KernelTable& table, const Problem& problem, const Num
     const Conv2dShape& s = problem.s;
     const int itemsize = int(sizeof(T));
     const Array<T> dy(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
-    name_case(table, sizeof(T), s, layouts, "conv2d_grad_input", "");
+    name_case(table, sizeof(T), s, layouts, "conv2d_grad_input");
     check<T>(input_size(s), layouts.result,
              {grad_input, sum_bound<T>(s.K / s.G * s.R * s.S, problem.grad_output, problem.weight, 0, fits_winograd(s)), 0},
              [&](Tensor dx) { return table.conv2d_grad_input(s, itemsize, dy.tensor(), w.tensor(), dx); });
     const Array<T> x(input_size(s), layouts.weight, problem.input);
-    name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight", "");
+    name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight");
     check<T>(weight_size(s), layouts.result,
              {grad_weight, sum_bound<T>(s.N * s.P * s.Q, problem.grad_output, problem.input, 0, false), 0},
              [&](Tensor dw) { return table.conv2d_grad_weight(s, itemsize, dy.tensor(), x.tensor(), dw); });

@@ -1,0 +1,247 @@
+// Weight gradient of a 3x3 convolution with stride 1 by Winograd's minimal filtering F(3x3, 4x4).
+//
+//   grad_weight[k][c] = A' [ sum over tiles of (G y G') .* (B' x B) ] A        y: 4x4 outputs' gradients, x: 6x6 inputs
+//
+// The same six points as the forward pass (conv2d_winograd.hpp), so B' x B is the forward's input transform to the letter, blocks,
+// edge classes and dilation included; y takes the place of the weights, the 3x3 window that of the outputs. Per point, what
+// remains is a matrix product over tiles:
+//
+//   D[point][K / lanes][tile][lane]   transformed gradients, 8 filters broadcast
+//   V[point][C / lanes][tile][lane]   transformed input, 3 vectors of channels
+//   M[point][k][c] += D * V           in memory over all blocks and images, A' M A at the end
+//
+// Filters are taken in chunks that bound M. Each point and each 8 filters belong to one thread, which adds up all blocks in
+// order: the bits do not depend on the threads.
+#pragma once
+
+#include "conv2d_winograd.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
+
+// Coefficient of gradient k in point i of a tile of R: the weights' of R taps, scaled for all of F(4)'s points.
+constexpr double gradient_coefficient(int tile, int i, int k) {
+    if (i == kPoints - 1) return k == tile - 1 ? 1 : 0;
+    double divisor = 1, power = 1;
+    for (int q = 0; q < kPoints - 1; q++)
+        if (q != i) divisor *= winograd_point(i) - winograd_point(q);
+    for (int m = 0; m < k; m++) power *= winograd_point(i);
+    return power / divisor;
+}
+
+// One dimension of G y: R gradients to their points.
+template <class T, int R>
+FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
+    // Even and odd powers of a pair of opposite points are shared.
+    FASTCV_UNROLL for (int pair = 0; pair < 2; pair++) {
+        const int i = kPair[pair][0];
+        if (smallest_tile(i) > R) continue;
+        Vec<T> even_part = splat(T(gradient_coefficient(R, i, 0))) * y[0];
+        Vec<T> odd_part = zero<T>();
+        if constexpr (R > 1) odd_part = splat(T(gradient_coefficient(R, i, 1))) * y[1];
+        if constexpr (R > 2) even_part = fma(splat(T(gradient_coefficient(R, i, 2))), y[2], even_part);
+        if constexpr (R > 3) odd_part = fma(splat(T(gradient_coefficient(R, i, 3))), y[3], odd_part);
+        // The divisors of opposite points are equal: only odd powers change sign.
+        points[i] = even_part + odd_part;
+        points[i + 1] = even_part - odd_part;
+    }
+    points[0] = splat(T(gradient_coefficient(R, 0, 0))) * y[0];
+    points[5] = y[R - 1];
+}
+
+template <class T, int R, int Q>
+FASTCV_NOINLINE void gradient_tiles(const T* z, const TilePlace* tiles, int64_t count, int64_t row, int64_t column, T* d,
+                                    const int64_t* offset) {
+    for (int64_t t = 0; t < count; t++, d += kLanes<T>) {
+        const T* tile = z + tiles[t].output;
+        Vec<T> half[kPoints][Q];
+        FASTCV_UNROLL for (int j = 0; j < Q; j++) {
+            Vec<T> y[R], points[kPoints];
+            FASTCV_UNROLL for (int i = 0; i < R; i++) y[i] = load(tile + i * row + j * column);
+            gradient_points<T, R>(y, points);
+            FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
+                if (smallest_tile(i) <= R) half[i][j] = points[i];
+        }
+        FASTCV_UNROLL for (int i = 0; i < kPoints; i++) {
+            if (smallest_tile(i) > R) continue;
+            Vec<T> points[kPoints];
+            gradient_points<T, Q>(half[i], points);
+            FASTCV_UNROLL for (int j = 0; j < kPoints; j++)
+                if (smallest_tile(j) <= Q) store(d + offset[i * kPoints + j], points[j]);
+        }
+    }
+}
+template <class T>
+using GradientTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
+template <class T, int R>
+static GradientTiles<T> find_gradient_tiles(int64_t q) {
+    return q == 4 ? gradient_tiles<T, R, 4> : q == 3 ? gradient_tiles<T, R, 3> : q == 2 ? gradient_tiles<T, R, 2> : gradient_tiles<T, R, 1>;
+}
+template <class T>
+static GradientTiles<T> find_gradient_tiles(int64_t r, int64_t q) {
+    return r == 4   ? find_gradient_tiles<T, 4>(q)
+           : r == 3 ? find_gradient_tiles<T, 3>(q)
+           : r == 2 ? find_gradient_tiles<T, 2>(q)
+                    : find_gradient_tiles<T, 1>(q);
+}
+
+// M[i][...] (+)= sum over tiles of d[tile][i] * v[tile][...]: 8 (or 4) filters x NV vectors of channels, `block` elements apart.
+constexpr int kGradientRows = kManyRegisters ? 8 : 4;
+template <class T, int NV>
+FASTCV_NOINLINE void tile_product(int64_t tiles, const T* d, const T* v, int64_t block, T* m, int64_t m_row, bool first) {
+    constexpr int L = kLanes<T>, MT = kGradientRows < L ? kGradientRows : L;
+    Vec<T> acc[MT][NV];
+    clear_tile<T, MT, NV>(acc);
+    for (int64_t t = 0; t < tiles; t++) {
+        Vec<T> channels[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            channels[j] = load(v + j * block);
+            keep(channels[j]);
+        }
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, d[i], channels);
+        d += L;
+        v += L;
+    }
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+        T* to = m + i * m_row + j * L;
+        store(to, first ? acc[i][j] : load(to) + acc[i][j]);
+    }
+}
+
+// Rows of one block of filters' gradients in channel lanes, zeros outside, then D.
+template <class T>
+static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t filter, int64_t d_block,
+                               T* z, T* d) {
+    constexpr int64_t L = kLanes<T>;
+    const Conv2dShape& s = c.shape;
+    const int64_t filters = s.K / s.G, phases = b.rows.phases(), first_column = b.columns.first_span * c.x.span();
+    const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
+    const char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + filter) * c.output.stride_bytes[1];
+    for (int64_t i = 0; i < b.rows.spans() * c.tile; i++)
+        for (int64_t p = 0; p < phases; p++) {
+            const int64_t row = (b.rows.first_span * c.tile + i) * c.y.dilation + b.rows.first_phase + p;
+            if (row < s.P)
+                load_channel_lanes(z + (i * phases + p) * c.z_pitch * L, columns,
+                                   planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
+                                   c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - filter), 0, columns);
+        }
+    for (int i = 0; i < b.n_classes; i++) {
+        const TileClass& cls = b.classes[i];
+        int64_t offset[kPoints * kPoints];
+        for (int point = 0; point < kPoints * kPoints; point++)
+            offset[point] = cls.v_offset[point] - point * c.v_point + point * d_block;
+        find_gradient_tiles<T>(cls.r, cls.q)(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d, offset);
+    }
+}
+
+// One dimension of A' M for a window of 3 over all six points.
+template <class T>
+FASTCV_INLINE void window_points(const Vec<T> (&m)[kPoints], Vec<T>* taps) {
+    constexpr double a = winograd_point(1), b = winograd_point(3);
+    const Vec<T> s = m[1] + m[2], t = m[3] + m[4];
+    taps[0] = m[0] + (s + t);
+    taps[1] = fma(splat(T(a)), m[1] - m[2], splat(T(b)) * (m[3] - m[4]));
+    taps[2] = fma(splat(T(a * a)), s, fma(splat(T(b * b)), t, m[5]));
+}
+
+// grad_weight of one filter and one vector of channels from its 36 points.
+template <class T>
+static void finish_gradient(const T* m, int64_t m_point, const Tensor& grad_weight, int64_t k, int64_t channel, int64_t channels) {
+    constexpr int64_t L = kLanes<T>;
+    Vec<T> half[3][kPoints], window[9];
+    FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
+        Vec<T> points[kPoints], taps[3];
+        FASTCV_UNROLL for (int i = 0; i < kPoints; i++) points[i] = load(m + (i * kPoints + j) * m_point);
+        window_points<T>(points, taps);
+        FASTCV_UNROLL for (int i = 0; i < 3; i++) half[i][j] = taps[i];
+    }
+    FASTCV_UNROLL for (int i = 0; i < 3; i++) window_points<T>(half[i], window + 3 * i);
+    T lanes[9][L];
+    FASTCV_UNROLL for (int t = 0; t < 9; t++) store(lanes[t], window[t]);
+    const int64_t* stride = grad_weight.stride_bytes;
+    for (int64_t i = 0; i < channels; i++) {
+        char* to = grad_weight.data + k * stride[0] + (channel + i) * stride[1];
+        for (int t = 0; t < 9; t++) store_scalar(to + t / 3 * stride[2] + t % 3 * stride[3], lanes[t][i]);
+    }
+}
+
+template <class T>
+static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    constexpr int64_t rows = kGradientRows < L ? kGradientRows : L;
+    WinogradCall<T> c(s, 4);
+    c.input = input;
+    c.output = grad_output;
+    cut_into_tile_blocks(c, 1);
+    const int threads = threads_for(2 * multiply_adds(s));
+    const int64_t channel_blocks = c.layout.channels / L, points = c.layout.points;
+    const int64_t filters = round_up(s.K / s.G, L), m_row = c.layout.channels;
+    const int64_t chunk = smaller(filters, larger(L, kProductBytes / (points * m_row * size) / L * L));
+    const int64_t m_point = chunk * m_row + 5 * L;
+    const int64_t d_block_of_filters = c.max_tiles * L;
+    int64_t d_point = d_block_of_filters * (chunk / L);
+    if (d_point * size % 512 == 0) d_point += 5 * L;
+
+    const int64_t v_bytes = round_up(c.v_elements * size, 64), d_bytes = round_up(points * d_point * size, 64);
+    const int64_t m_bytes = round_up(points * m_point * size, 64);
+    const int64_t place_bytes = round_up(c.max_tiles * int64_t(sizeof(TilePlace)), 64);
+    const int64_t own_bytes = round_up((c.x_elements + c.z_elements) * size, 64) + place_bytes;
+    Scratch scratch(v_bytes + d_bytes + m_bytes + threads * own_bytes);
+    if (!scratch.data()) return Status::out_of_memory;
+    T* v = reinterpret_cast<T*>(scratch.data());
+    T* d = reinterpret_cast<T*>(scratch.data() + v_bytes);
+    T* m = reinterpret_cast<T*>(scratch.data() + v_bytes + d_bytes);
+    char* own_area = scratch.data() + v_bytes + d_bytes + m_bytes;
+
+    parallel(threads, [&](Team team) {
+        T* x = reinterpret_cast<T*>(own_area + team.id * own_bytes);
+        T* z = x + c.x_elements;
+        TileBlock b;
+        b.places = reinterpret_cast<TilePlace*>(own_area + (team.id + 1) * own_bytes - place_bytes);
+        for (int64_t g = 0; g < s.G; g++)
+            for (int64_t k0 = 0; k0 < s.K / s.G; k0 += chunk) {
+                const int64_t count = smaller(chunk, round_up(s.K / s.G - k0, L)), row_tiles = count / rows;
+                bool first = true;
+                for (int64_t n = 0; n < s.N; n++)
+                    for (int64_t block = 0; block < c.blocks(); block++, first = false) {
+                        list_tiles(c, block, b);
+                        const int64_t jobs = channel_blocks + count / L;
+                        for (int64_t job = team.begin(jobs); job < team.end(jobs); job++) {
+                            if (job < channel_blocks)
+                                transform_input(c, b, n, g, job, x, v);
+                            else
+                                transform_gradient(c, b, n, g, k0 + (job - channel_blocks) * L, d_point, z,
+                                                   d + (job - channel_blocks) * d_block_of_filters);
+                        }
+                        team.wait_for_all();
+                        const int64_t products = points * row_tiles;
+                        for (int64_t item = team.begin(products); item < team.end(products); item++) {
+                            const int64_t point = item / row_tiles, k = item % row_tiles * rows;
+                            const int64_t tiles = b.tiles_of_point[point];
+                            const T* from = d + point * d_point + k / L * d_block_of_filters + k % L;
+                            for (int64_t cb = 0, wide; cb < channel_blocks; cb += wide) {
+                                const int64_t left = channel_blocks - cb;
+                                wide = left == 4 ? 2 : smaller(3, left);
+                                const T* channels = v + point * c.v_point + cb * c.v_block;
+                                T* to = m + point * m_point + k * m_row + cb * L;
+                                (wide == 3 ? tile_product<T, 3> : wide == 2 ? tile_product<T, 2> : tile_product<T, 1>)(
+                                    tiles, from, channels, c.v_block, to, m_row, first);
+                            }
+                        }
+                        team.wait_for_all();
+                    }
+                const int64_t used = smaller(count, s.K / s.G - k0);
+                for (int64_t k = team.begin(used); k < team.end(used); k++)
+                    for (int64_t cb = 0; cb < channel_blocks; cb++)
+                        finish_gradient(m + k * m_row + cb * L, m_point, grad_weight, g * (s.K / s.G) + k0 + k, cb * L,
+                                        smaller(L, s.C / s.G - cb * L));
+                team.wait_for_all();
+            }
+    });
+    return Status::ok;
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
