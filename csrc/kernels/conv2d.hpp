@@ -166,6 +166,7 @@ static Status grad_input(const Conv2dShape& s, Tensor grad_output, Tensor weight
 template <class T>
 static bool winograd_gradient_wins(const Conv2dShape& s) {
     if (s.R != 3 || s.S != 3 || s.stride_h != 1 || s.stride_w != 1) return false;
+    if (s.C / s.G < kLanes<T> / 2 || s.K / s.G < kLanes<T> / 2) return false;
     constexpr double L = kLanes<T>;
     const TileAxis y{s.P, s.dilation_h, 4}, x{s.Q, s.dilation_w, 4};
     const double channels = double(round_up(s.C / s.G, kLanes<T>)), filters = double(round_up(s.K / s.G, kLanes<T>));
@@ -180,8 +181,9 @@ static bool winograd_gradient_wins(const Conv2dShape& s) {
 
 template <class T>
 static Status grad_weight_of(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad) {
-    if (s.N > 0 && s.P > 0 && s.Q > 0 && s.C > 0 && winograd_gradient_wins<T>(s))
-        return grad_weight_winograd<T>(s, grad_output, input, grad);
+    const bool empty = s.N == 0 || s.P == 0 || s.Q == 0 || s.C == 0 || s.K == 0;
+    if (!empty && s.C == s.G && s.C >= kLanes<T> / 2) return depthwise_grad_weight<T>(s, grad_output, input, grad);
+    if (!empty && winograd_gradient_wins<T>(s)) return grad_weight_winograd<T>(s, grad_output, input, grad);
     return grad_weight<T>(s, grad_output, input, grad);
 }
 

@@ -368,6 +368,88 @@ static Status conv2d_depthwise_small(const Conv2dShape& s, Tensor input, const W
     return Status::ok;
 }
 
+// ---- weight gradient: sum over pixels of x[pixel + tap] * y[pixel], channels in lanes
+
+// MT taps over `rows` x `columns` pixels; sum[tap][lane] += ..
+template <class T, int MT>
+FASTCV_NOINLINE void tap_sums(const T* x, int64_t x_row, int64_t x_step, const int64_t* offset, const T* y, int64_t y_row,
+                              int64_t rows, int64_t columns, T* sum) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MT];
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i] = load(sum + i * L);
+    for (int64_t p = 0; p < rows; p++) {
+        const T* taps[MT];
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) taps[i] = x + p * x_row + offset[i];
+        for (int64_t q = 0; q < columns; q++) {
+            const Vec<T> grad = load(y + p * y_row + q * L);
+            FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i] = fma(load(taps[i] + q * x_step), grad, acc[i]);
+        }
+    }
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) store(sum + i * L, acc[i]);
+}
+constexpr int kTapsTogether = kManyRegisters ? 9 : 8;
+template <class T>
+using TapSums = void (*)(const T*, int64_t, int64_t, const int64_t*, const T*, int64_t, int64_t, int64_t, T*);
+template <class T, int MT = 1>
+static TapSums<T> find_tap_sums(int64_t taps) {
+    if constexpr (MT < kTapsTogether) {
+        if (taps > MT) return find_tap_sums<T, MT + 1>(taps);
+    }
+    return tap_sums<T, MT>;
+}
+
+template <class T>
+static Status depthwise_grad_weight(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    const ChannelLaneSizes<T> sizes(s);
+    const int threads = threads_for(4 * multiply_adds(s));
+    const int64_t taps = s.R * s.S, pieces = ceil_div(taps, kTapsTogether), multiplier = s.K / s.G, pitch = s.Q + L;
+    const int64_t offset_bytes = round_up(taps * 8, 64);
+    const int64_t thread_bytes =
+        round_up((sizes.x_elements(s) + (multiplier * taps + sizes.block_rows * pitch + L) * L) * size, 64);
+    Scratch scratch(offset_bytes + threads * thread_bytes);
+    if (!scratch.data()) return Status::out_of_memory;
+    int64_t* offset = reinterpret_cast<int64_t*>(scratch.data());
+    for (int64_t r = 0; r < s.R; r++)
+        for (int64_t t = 0; t < s.S; t++) offset[r * s.S + t] = (r * s.dilation_h * sizes.columns + t * s.dilation_w) * L;
+    const int64_t channel_blocks = ceil_div(s.C, L);
+    parallel(threads, [&](Team team) {
+        T* x = reinterpret_cast<T*>(scratch.data() + offset_bytes + team.id * thread_bytes);
+        T* sum = x + sizes.x_elements(s);
+        T* y = sum + multiplier * taps * L;
+        for (int64_t cb = team.begin(channel_blocks); cb < team.end(channel_blocks); cb++) {
+            const int64_t channel = cb * L, lanes = smaller(L, s.C - channel);
+            const int64_t* stride = grad_output.stride_bytes;
+            fill_zeros(sum, multiplier * taps * L);
+            for (int64_t n = 0; n < s.N; n++)
+                for (int64_t first = 0; first < s.P; first += sizes.block_rows) {
+                    const int64_t rows = smaller(sizes.block_rows, s.P - first);
+                    load_padded_rows(s, input, n, channel, first * s.stride_h,
+                                     (rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1, sizes.columns, x);
+                    for (int64_t m = 0; m < multiplier; m++) {
+                        const char* planes = grad_output.data + n * stride[0] + (channel * multiplier + m) * stride[1];
+                        for (int64_t p = 0; p < rows; p++)
+                            load_channel_lanes(y + p * pitch * L, s.Q, planes + (first + p) * stride[2], multiplier * stride[1],
+                                               stride[3], lanes, 0, s.Q);
+                        for (int64_t piece = 0; piece < pieces; piece++) {
+                            const int64_t t0 = taps * piece / pieces, t1 = taps * (piece + 1) / pieces;
+                            find_tap_sums<T>(t1 - t0)(x, s.stride_h * sizes.columns * L, s.stride_w * L, offset + t0, y, pitch * L,
+                                                      rows, s.Q, sum + (m * taps + t0) * L);
+                        }
+                    }
+                }
+            for (int64_t lane = 0; lane < lanes; lane++)
+                for (int64_t m = 0; m < multiplier; m++) {
+                    char* to = grad_weight.data + ((channel + lane) * multiplier + m) * grad_weight.stride_bytes[0];
+                    for (int64_t t = 0; t < taps; t++)
+                        store_scalar(to + t / s.S * grad_weight.stride_bytes[2] + t % s.S * grad_weight.stride_bytes[3],
+                                     sum[(m * taps + t) * L + lane]);
+                }
+        }
+    });
+    return Status::ok;
+}
+
 // Estimated cycles of one plane either way: a row kernel wastes lanes and setup on narrow planes, channel lanes pay for transposes.
 template <class T>
 static bool prefers_channel_lanes(const Conv2dShape& s, Tensor input, Tensor output) {

@@ -174,7 +174,9 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
     WinogradCall<T> c(s, 4);
     c.input = input;
     c.output = grad_output;
-    cut_into_tile_blocks(c, 1);
+    // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
+    const int64_t tile_bytes = c.layout.points * c.layout.channels * size;
+    cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, 4 * kTransformedBytes / tile_bytes)));
     const int threads = threads_for(2 * multiply_adds(s));
     const int64_t channel_blocks = c.layout.channels / L, points = c.layout.points;
     const int64_t filters = round_up(s.K / s.G, L), m_row = c.layout.channels;

@@ -348,7 +348,7 @@ struct TileAxis {
     // Outputs of the tile of this phase in this span: 0 .. tile.
     int64_t outputs(int64_t span_index, int64_t phase) const {
         const int64_t left = output - span_index * span() - phase;
-        return left <= 0 ? 0 : smaller(tile, ceil_div(left, dilation));
+        return left <= 0 ? 0 : smaller(tile, dilation == 1 ? left : ceil_div(left, dilation));
     }
     int64_t tiles() const {
         int64_t n = 0;
@@ -547,14 +547,18 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
     }
 }
 
-// Cuts the tiles into blocks whose V stays near 512 KiB, at least two register tiles each, and a multiple of the
-// threads' number where that is possible.
+// Tiles of a block: V near 512 KiB, at least two register tiles. Dilated layers are deep; large blocks read their U less often.
 template <class T>
-static void cut_into_tile_blocks(WinogradCall<T>& c, int threads) {
-    constexpr int64_t L = kLanes<T>;
+static int64_t tiles_of_block(const WinogradCall<T>& c) {
     const int64_t point_bytes = c.layout.points * c.layout.channels * int64_t(sizeof(T));
-    const int64_t fitting = smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes);
-    const int64_t wanted = c.y.dilation > 1 ? 8 * kTilesOfProduct : larger(2 * kTilesOfProduct, fitting);
+    if (c.y.dilation > 1) return 8 * kTilesOfProduct;
+    return larger(2 * kTilesOfProduct, smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes));
+}
+
+// Cuts the tiles into blocks of about `wanted`, a multiple of the threads' number of them where that is possible.
+template <class T>
+static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted) {
+    constexpr int64_t L = kLanes<T>;
     const int64_t rows = c.y.spans(), columns = c.x.spans();
     const int64_t tiles_of_row = c.x.tiles() * c.y.dilation;  // of a row of spans
     c.row_blocks = c.phase_blocks = c.column_blocks = 1;
@@ -566,8 +570,8 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads) {
         const int64_t rows_together = larger(1, wanted / tiles_of_row);
         c.row_blocks = ceil_div(rows, rows_together);
     }
-    const int64_t tiles_of_block = ceil_div(c.x.tiles() * c.y.tiles(), c.row_blocks * c.phase_blocks);
-    if (tiles_of_block > 2 * wanted) c.column_blocks = smaller(columns, ceil_div(tiles_of_block, wanted));
+    const int64_t tiles_left = ceil_div(c.x.tiles() * c.y.tiles(), c.row_blocks * c.phase_blocks);
+    if (tiles_left > 2 * wanted) c.column_blocks = smaller(columns, ceil_div(tiles_left, wanted));
     // A multiple of the threads' number, if that does not make blocks too small.
     while (c.phase_blocks == 1 && others * c.blocks() % threads && c.row_blocks < rows &&
            c.x.tiles() * c.y.tiles() / (c.blocks() + 1) >= kTilesOfProduct)
@@ -607,7 +611,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
-    cut_into_tile_blocks(c, threads);
+    cut_into_tile_blocks(c, threads, tiles_of_block(c));
     const int64_t items = s.N * s.G * c.blocks();
     // Each thread has blocks of its own, or all share one after the other: where there are few, and with dilation, whose
     // blocks hold tiles of unequal classes.

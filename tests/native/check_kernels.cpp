@@ -421,7 +421,7 @@ void check_gradients(const KernelTable& table, const Problem& problem, const Num
     const Array<T> x(input_size(s), layouts.weight, problem.input);
     name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight");
     check<T>(weight_size(s), layouts.result,
-             {grad_weight, sum_bound<T>(s.N * s.P * s.Q, problem.grad_output, problem.input, 0, false), 0},
+             {grad_weight, sum_bound<T>(s.N * s.P * s.Q, problem.grad_output, problem.input, 0, fits_winograd(s)), 0},
              [&](Tensor dw) { return table.conv2d_grad_weight(s, itemsize, dy.tensor(), x.tensor(), dw); });
 }
 
