@@ -27,25 +27,28 @@ FASTCV_INLINE void multiply_add(Vec<T> (&acc)[MT][NV], int i, T row, const Vec<T
     FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma(x, columns[j], acc[i][j]);
 }
 
-// Pixel lanes. Rows are filters, read where they lie: `weight` points at element (0, k = 0), filters are
-// `filter_stride` elements apart, k is contiguous. Columns are pixels of a strip: depth step k reads `offset[k]`
-// elements further on. Three row pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses
-// of eight filters in five integer registers.
+// Where depth step k reads: elements into the strip, and into a filter's weights.
+struct DepthStep {
+    int32_t pixel, weight;
+};
+
+// Pixel lanes. Rows are filters, read where they lie, `filter_stride` elements apart; columns are pixels of a strip. Three row
+// pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses of eight filters in few integer registers.
 template <class T, int MT, int NV>
 FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* weight, int64_t filter_stride,
-                               const T* const (&pixels)[NV], const int32_t* offset) {
-    const T* rows[(MT + 2) / 3];
-    FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) rows[i] = weight + 3 * i * filter_stride;
+                               const T* const (&pixels)[NV], const DepthStep* step) {
     for (int64_t k = 0; k < depth; k++) {
-        const int64_t o = offset[k];
+        const int64_t pixel = step[k].pixel, tap = step[k].weight;
         Vec<T> columns[NV];
         FASTCV_UNROLL for (int j = 0; j < NV; j++) {
-            columns[j] = load(pixels[j] + o);
+            columns[j] = load(pixels[j] + pixel);
             keep(columns[j]);
         }
-        FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            multiply_add<T>(acc, i, load_scalar<T>(rows[i / 3] + (i % 3) * filter_stride), columns);
-        FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) rows[i]++;
+        FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) {
+            const T* row = weight + 3 * i * filter_stride + tap;
+            FASTCV_UNROLL for (int m = 3 * i; m < (3 * i + 3 < MT ? 3 * i + 3 : MT); m++)
+                multiply_add<T>(acc, m, load_scalar<T>(row + (m - 3 * i) * filter_stride), columns);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 DIRECT = 4.0
-WINOGRAD = 16.0
+WINOGRAD = 24.0
 
 # Roundings of an activation's own evaluation, in units of eps times its value (or of 1, if larger).
 ACTIVATION = 8.0

@@ -26,7 +26,7 @@ struct CostModel {
     static constexpr double transpose = 5;         // a vector's share of a square, loads and stores included
     static constexpr double input_tile = 130;      // transforms of a full tile and one vector of channels
     static constexpr double output_tile = 90;
-    static constexpr double transform_weight = 80;    // of one vector of filters and one channel
+    static constexpr double transform_weight = 200;   // of one vector of filters and one channel
     static constexpr double near_bytes = 32, far_bytes = 12;  // a cycle, of packed weights up to and beyond kNear
     static constexpr double kNear = 20e6;
     static constexpr double packed_bytes = 8;      // written a cycle, when weights are packed for one call
@@ -137,7 +137,7 @@ template <class T>
 static void pack(const Conv2dShape& s, const Conv2dChoice& choice, const Weights& weight, T* packed) {
     parallel(threads_for(double(packed_elements<T>(s, choice))), [&](Team team) {
         if (choice.kind == Conv2dChoice::winograd)
-            transform_weights<T>(s, choice.tile, weight, packed, team);
+            transform_weights<T, double>(s, choice.tile, weight, packed, team);
         else
             pack_for_channel_lanes<T>(s, weight, packed, team);
     });

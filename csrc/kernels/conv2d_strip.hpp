@@ -60,7 +60,7 @@ struct PixelTile {
     const T* weight;
     int64_t filter_stride;
     const T* strip;
-    const int32_t* offset;
+    const DepthStep* step;
     const PixelVector* vectors;
     const T* bias;
     char* output;                 // filter 0 of this tile
@@ -80,7 +80,7 @@ FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
         for (int j = 0; j < NV; j++)
             for (int i = 0; i < MT; i++)
                 __builtin_prefetch(t.output + i * t.output_filter_bytes + t.vectors[j].output * int64_t(sizeof(T)), 1, 3);
-    pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.offset);
+    pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
     if (t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
@@ -241,10 +241,11 @@ struct StripCall {
     bool in_place;              // 1x1: the input is its own strip
     bool rows_stored;           // outputs of a row are contiguous
     int64_t depth;
-    const T* weight;            // pixel lanes: [K][filter_stride]; channel lanes: packed
-    int64_t filter_stride;
+    Weights weight;             // pixel lanes: any strides that are whole elements
+    const T* packed;            // channel lanes
     const T* bias;              // K elements, and zeros up to a whole tile
-    const int32_t* offset;
+    const DepthStep* step;      // pixel lanes
+    const int32_t* offset;      // channel lanes
     Activation activation;
     T slope;
 
@@ -341,9 +342,9 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
 
     PixelTile<T> t;
     t.depth = c.depth;
-    t.filter_stride = c.filter_stride;
+    t.filter_stride = c.weight.filter_bytes / int64_t(sizeof(T));
     t.strip = strip;
-    t.offset = c.offset;
+    t.step = c.step;
     t.activation = c.activation;
     t.slope = c.slope;
     t.prefetch = c.rows_stored && c.depth >= 64;
@@ -351,7 +352,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
         for (int64_t k = first_filter; k < last_filter; k += height) {
             const int64_t tall = smaller(height, last_filter - k);
             const int64_t filter = b.g * c.filters() + k;
-            t.weight = c.weight + filter * c.filter_stride;
+            t.weight = reinterpret_cast<const T*>(c.weight.at(b.g, k, 0));
             t.bias = c.bias + filter;
             char* output = c.output_plane(b.n, filter) + b.y * c.output.stride_bytes[2] + b.x * c.output.stride_bytes[3];
             const int64_t v1 = smaller(count, v0 + sweep);
@@ -443,7 +444,7 @@ static void channel_lane_block(const StripCall<T>& c, const Block& b, const T* s
     T tile[StripTiles<T>::pixels * width];
     for (int64_t k = first_filter; k < last_filter; k += width) {
         const int64_t panel = b.g * panels_of_group + k / width;
-        const T* packed = c.weight + panel * c.depth * width;
+        const T* packed = c.packed + panel * c.depth * width;
         for (int64_t y = 0; y < b.rows; y++) {
             // Rows of the window inside the input.
             int64_t r0 = 0, r1 = c.shape.R;
@@ -499,49 +500,33 @@ static Conv2dShape flatten_pointwise(const Conv2dShape& s, Tensor& input, Tensor
     return flat;
 }
 
-// Weights whose filters are contiguous [c][r][s] runs are read where they lie.
+// Weights are read where they lie if their strides are whole elements and no filter spans more than 2^31 of them.
 template <class T>
 static bool readable_in_place(const Conv2dShape& s, const Weights& w) {
-    const int64_t size = int64_t(sizeof(T));
-    return (s.S == 1 || w.column_bytes == size) && (s.R == 1 || w.row_bytes == s.S * size) &&
-           (s.C == s.G || w.channel_bytes == s.R * s.S * size) && w.filter_bytes % size == 0 && w.filter_bytes >= 0 &&
-           (s.G == 1 || w.group_bytes == s.K / s.G * w.filter_bytes);
+    constexpr int64_t size = int64_t(sizeof(T));
+    const int64_t strides[4] = {w.filter_bytes, w.channel_bytes, w.row_bytes, w.column_bytes};
+    const int64_t extents[4] = {1, s.C / s.G, s.R, s.S};
+    double span = 0;
+    for (int i = 0; i < 4; i++) {
+        if (strides[i] % size) return false;
+        span += double(extents[i]) * double(strides[i] < 0 ? -strides[i] : strides[i]);
+    }
+    return span < double(INT32_MAX);
 }
 
-// Lays the taps (r0 + i * r_step, t0 + j * t_step) of all filters out as [filter][c][i][j].
-struct Taps {
-    int64_t r0, r_step, rows, t0, t_step, columns;
-};
+// Else they are copied to [group][filter][c][r][s].
 template <class T>
-static void copy_weights(const Conv2dShape& s, const Weights& w, const Taps& taps, T* to) {
-    constexpr int64_t L = kLanes<T>;
-    const int64_t filters = s.K / s.G, channels = s.C / s.G, window = taps.rows * taps.columns, depth = channels * window;
-    for (int64_t g = 0; g < s.G; g++, to += filters * depth) {
-        const int64_t first = taps.r0 * w.row_bytes + taps.t0 * w.column_bytes;
-        if (window == 1 && w.filter_bytes == int64_t(sizeof(T))) {
-            // A matrix with filters contiguous: squares are transposed.
-            for (int64_t c = 0; c < channels; c += L)
-                for (int64_t k = 0; k < filters; k += L) {
-                    Vec<T> square[L];
-                    FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
-                        square[i] = c + i < channels
-                                        ? load_first(reinterpret_cast<const T*>(w.at(g, k, c + i) + first), filters - k)
-                                        : zero<T>();
-                    transpose<T>(square);
-                    FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
-                        if (k + i < filters) store_first(to + (k + i) * depth + c, square[i], channels - c);
-                }
-            continue;
-        }
+static Weights copy_weights(const Conv2dShape& s, const Weights& w, T* to) {
+    constexpr int64_t size = int64_t(sizeof(T));
+    const int64_t filters = s.K / s.G, channels = s.C / s.G;
+    const Weights copy{reinterpret_cast<const char*>(to), filters * channels * s.R * s.S * size, channels * s.R * s.S * size,
+                       s.R * s.S * size, s.S * size, size};
+    for (int64_t k = 0; k < s.K; k++)
         for (int64_t c = 0; c < channels; c++)
-            for (int64_t k = 0; k < filters; k++) {
-                const char* from = w.at(g, k, c) + first;
-                T* p = to + k * depth + c * window;
-                for (int64_t i = 0; i < taps.rows; i++)
-                    for (int64_t j = 0; j < taps.columns; j++)
-                        *p++ = load_scalar<T>(from + i * taps.r_step * w.row_bytes + j * taps.t_step * w.column_bytes);
-            }
-    }
+            for (int64_t r = 0; r < s.R; r++)
+                for (int64_t t = 0; t < s.S; t++)
+                    *to++ = load_scalar<T>(w.at(k / filters, k % filters, c) + r * w.row_bytes + t * w.column_bytes);
+    return copy;
 }
 
 // `weight` holds the filters (pixel lanes) or is null where `packed` holds them (channel lanes).
@@ -572,7 +557,7 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     const int64_t panels = ceil_div(c.filters(), 2 * L);
     const int64_t biases = channel_lanes ? s.G * panels * 2 * L : s.K + L;
     const bool copied_weights = !channel_lanes && !readable_in_place<T>(s, weight);
-    const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(int32_t)), 64);
+    const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);
     const int64_t bias_bytes = round_up(biases * size, 64);
     const int64_t weight_bytes = copied_weights ? round_up(s.K * c.depth * size, 64) : 0;
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
@@ -580,31 +565,31 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     Scratch scratch(offset_bytes + bias_bytes + weight_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
 
+    DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data());
     int32_t* offset = reinterpret_cast<int32_t*>(scratch.data());
     T* bias = reinterpret_cast<T*>(scratch.data() + offset_bytes);
     T* copied = reinterpret_cast<T*>(scratch.data() + offset_bytes + bias_bytes);
     char* per_thread = scratch.data() + offset_bytes + bias_bytes + weight_bytes;
 
+    c.weight = copied_weights ? copy_weights(s, weight, copied) : weight;
     for (int64_t ch = 0, k = 0; ch < c.channels(); ch++)
         for (int64_t r = 0; r < s.R; r++)
             for (int64_t t = 0; t < s.S; t++, k++) {
                 const int64_t at = c.in_place ? ch * (input.stride_bytes[1] / size) : c.strip.offset(ch, r, t);
-                offset[channel_lanes ? (r * s.S + t) * c.channels() + ch : k] = int32_t(at);
+                if (channel_lanes)
+                    offset[(r * s.S + t) * c.channels() + ch] = int32_t(at);
+                else
+                    step[k] = {int32_t(at), int32_t((ch * c.weight.channel_bytes + r * c.weight.row_bytes + t * c.weight.column_bytes) / size)};
             }
     for (int64_t i = 0; i < biases; i++) bias[i] = 0;
     if (epilogue.bias)
         for (int64_t k = 0; k < s.K; k++)
             bias[channel_lanes ? k / c.filters() * panels * 2 * L + k % c.filters() : k] =
                 load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+    c.step = step;
     c.offset = offset;
     c.bias = bias;
-    c.weight = channel_lanes ? packed : reinterpret_cast<const T*>(weight.data);
-    c.filter_stride = weight.filter_bytes / size;
-    if (copied_weights) {
-        c.weight = copied;
-        c.filter_stride = c.depth;
-        copy_weights(s, weight, {0, 1, s.R, 0, 1, s.S}, copied);
-    }
+    c.packed = packed;
 
     const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
     parallel(threads, [&](Team team) {

@@ -11,7 +11,7 @@
 //              -> output                           transposed back (not for channels-last)
 //
 // Points 0, +-5/8, +-3/2 and infinity: their transforms lose a third of the accuracy that 0, +-1, +-2 lose. U is computed
-// in float64.
+// in float64 where it is packed once, in the arrays' type for a single call.
 //
 // Edge tiles. A tile that needs only r < 4 outputs in a dimension uses a subset of the points (r = 1: +-5/8, inf; 2: and 0;
 // 3: and 3/2), with the scale between the two sets of polynomials folded into B'. So the same U serves all tiles, each point has
@@ -293,39 +293,55 @@ struct WinogradWeights {
     int64_t elements(const Conv2dShape& s) const { return s.G * panels * panel_elements; }
 };
 
-template <class T>
+// One dimension of G w for `width` filters side by side: three taps to the points of `tile`, in the order of their ranks.
+template <class D>
+static void weight_points(int tile, const D* w0, const D* w1, const D* w2, int64_t width, D* points, int64_t point_stride) {
+    // Opposite points share their even and odd parts.
+    const D a1 = D(weight_coefficient(1, 1)), a0 = D(weight_coefficient(1, 0)), a2 = D(weight_coefficient(1, 2));
+    const D b1 = D(weight_coefficient(3, 1)), b0 = D(weight_coefficient(3, 0)), b2 = D(weight_coefficient(3, 2));
+    const D zero_point = D(weight_coefficient(0, 0));
+    D* plus_b = points + rank_of_point(tile, 3) * point_stride;
+    D* minus_b = points + rank_of_point(tile, 4) * point_stride;
+    D* infinity = points + rank_of_point(tile, 5) * point_stride;
+    for (int64_t k = 0; k < width; k++) {
+        const D even_a = a0 * w0[k] + a2 * w2[k], odd_a = a1 * w1[k];
+        points[k] = zero_point * w0[k];
+        points[point_stride + k] = even_a + odd_a;
+        points[2 * point_stride + k] = even_a - odd_a;
+    }
+    if (tile >= 3)
+        for (int64_t k = 0; k < width; k++) plus_b[k] = b0 * w0[k] + b2 * w2[k] + b1 * w1[k];
+    if (tile >= 4)
+        for (int64_t k = 0; k < width; k++) minus_b[k] = b0 * w0[k] + b2 * w2[k] - b1 * w1[k];
+    for (int64_t k = 0; k < width; k++) infinity[k] = w2[k];
+}
+
+// D is the type of the transform: double for weights that are packed once, T for those of a single call.
+template <class T, class D>
 static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, Team team) {
-    constexpr int64_t L = kLanes<T>;
+    constexpr int64_t L = kLanes<T>, W = 2 * L;
     const WinogradWeights<T> layout(s, tile);
-    const int64_t filters = s.K / s.G, channels = s.C / s.G;
-    double g[kPoints][3];
-    for (int i = 0; i < kPoints; i++)
-        for (int k = 0; k < 3; k++) g[i][k] = weight_coefficient(i, k);
+    const int64_t filters = s.K / s.G, channels = s.C / s.G, n = points_of_tile(tile);
     const int64_t work = s.G * layout.panels * layout.channels;
     for (int64_t item = team.begin(work); item < team.end(work); item++) {
         const int64_t c = item % layout.channels, panel = item / layout.channels;
-        const int64_t first = panel % layout.panels * 2 * L, count = smaller(2 * L, filters - first);
-        const int64_t width = count > L ? 2 * L : L;
-        double taps[9][2 * L] = {};
+        const int64_t first = panel % layout.panels * W, count = smaller(W, filters - first);
+        const int64_t width = count > L ? W : L;
+        D taps[9][W] = {}, half[kPoints][3][W], row[kPoints][W];
         if (c < channels) {
             const char* from = weight.at(panel / layout.panels, first, c);
-            for (int64_t k = 0; k < count; k++)
-                for (int t = 0; t < 9; t++)
-                    taps[t][k] = double(load_scalar<T>(from + k * weight.filter_bytes + t / 3 * weight.row_bytes + t % 3 * weight.column_bytes));
+            for (int64_t k = 0; k < count; k++, from += weight.filter_bytes)
+                for (int r = 0; r < 3; r++)
+                    for (int t = 0; t < 3; t++)
+                        taps[3 * r + t][k] = D(load_scalar<T>(from + r * weight.row_bytes + t * weight.column_bytes));
         }
         T* to = packed + panel * layout.panel_elements + c * width;
-        for (int i = 0; i < kPoints; i++) {
-            if (smallest_tile(i) > tile) continue;
-            double half[3][2 * L];
-            for (int t = 0; t < 3; t++)
-                for (int64_t k = 0; k < width; k++)
-                    half[t][k] = g[i][0] * taps[t][k] + g[i][1] * taps[3 + t][k] + g[i][2] * taps[6 + t][k];
-            for (int j = 0; j < kPoints; j++) {
-                if (smallest_tile(j) > tile) continue;
-                const int64_t point = rank_of_point(tile, i) * points_of_tile(tile) + rank_of_point(tile, j);
-                T* u = to + point * layout.channels * width;
-                for (int64_t k = 0; k < width; k++)
-                    u[k] = T(g[j][0] * half[0][k] + g[j][1] * half[1][k] + g[j][2] * half[2][k]);
+        for (int t = 0; t < 3; t++) weight_points<D>(tile, taps[t], taps[3 + t], taps[6 + t], width, half[0][t], 3 * W);
+        for (int64_t i = 0; i < n; i++) {
+            weight_points<D>(tile, half[i][0], half[i][1], half[i][2], width, row[0], W);
+            for (int64_t j = 0; j < n; j++) {
+                T* u = to + (i * n + j) * layout.channels * width;
+                for (int64_t k = 0; k < width; k++) u[k] = T(row[j][k]);
             }
         }
     }
@@ -642,7 +658,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
 
     parallel(threads, [&](Team team) {
         if (!packed) {
-            transform_weights(s, tile, weight, fresh, team);
+            transform_weights<T, T>(s, tile, weight, fresh, team);
             team.wait_for_all();
         }
         char* own = own_area + team.id * own_bytes;

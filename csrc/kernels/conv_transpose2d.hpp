@@ -31,7 +31,6 @@ struct PhaseAxis {
         return taps;
     }
     int64_t tap_step() const { return Axis{0, 0, taps, stride, 0, dilation}.cycle(); }
-    int64_t tap_count(int64_t phase) const { return ceil_div(larger(0, taps - first_tap(phase)), tap_step()); }
     // Input position of a tap, relative to the output's index within its phase.
     int64_t shift(int64_t phase, int64_t tap) const { return (phase + pad - tap * dilation) / stride; }
     int64_t phases() const { return smaller(stride, size); }
@@ -52,7 +51,8 @@ struct PhaseAxis {
 };
 
 struct Phase {
-    int64_t depth, weight, offset;  // elements into the packed weights, entries into the offset table
+    int64_t depth;
+    const DepthStep* steps;
 };
 
 // Interleaves `count` columns of `stride` phases into a row: phase x of column j goes to j * stride + x, up to `limit`.
@@ -101,8 +101,13 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t tile_elements = height * Tiles::vectors * L;
     const int64_t offsets = c.channels() * s.R * s.S;
     const int64_t phase_bytes = round_up(phases * int64_t(sizeof(Phase)), 64);
-    const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(int32_t)), 64);
-    const int64_t weight_bytes = round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
+    const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
+    const int64_t* b = weight.stride_bytes;
+    const Weights exchanged{weight.data, s.K / s.G * b[0], b[1], b[0], b[2], b[3]};
+    Conv2dShape all_taps = c.shape;
+    all_taps.R = s.R, all_taps.S = s.S;
+    const bool copied = !readable_in_place<T>(all_taps, exchanged);
+    const int64_t weight_bytes = copied ? round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64) : 0;
     const int64_t bias_bytes = round_up((s.C + L) * size, 64);
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
     const int64_t tile_bytes = round_up(phases * tile_elements * size, 64);
@@ -111,28 +116,24 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     Scratch scratch(phase_bytes + offset_bytes + weight_bytes + bias_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     Phase* phase = reinterpret_cast<Phase*>(scratch.data());
-    int32_t* offset = reinterpret_cast<int32_t*>(scratch.data() + phase_bytes);
+    DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data() + phase_bytes);
     T* weights = reinterpret_cast<T*>(scratch.data() + phase_bytes + offset_bytes);
     T* bias = reinterpret_cast<T*>(scratch.data() + phase_bytes + offset_bytes + weight_bytes);
     char* per_thread = scratch.data() + phase_bytes + offset_bytes + weight_bytes + bias_bytes;
 
     for (int64_t i = 0; i < s.C + L; i++)
         bias[i] = epilogue.bias && i < s.C ? load_scalar<T>(epilogue.bias + i * epilogue.bias_stride_bytes) : T(0);
-    const int64_t* b = weight.stride_bytes;
-    const Weights exchanged{weight.data, s.K / s.G * b[0], b[1], b[0], b[2], b[3]};
-    int64_t offset_at = 0, weight_at = 0;
+    c.weight = copied ? copy_weights(all_taps, exchanged, weights) : exchanged;
     for (int64_t i = 0; i < phases; i++) {
         const int64_t y = i / px.phases(), x = i % px.phases();
-        const Taps taps{py.first_tap(y), py.tap_step(), py.tap_count(y), px.first_tap(x), px.tap_step(), px.tap_count(x)};
-        phase[i] = {c.channels() * taps.rows * taps.columns, weight_at, offset_at};
+        phase[i].steps = step;
         for (int64_t k = 0; k < c.channels(); k++)
-            for (int64_t r = 0; r < taps.rows; r++)
-                for (int64_t t = 0; t < taps.columns; t++)
-                    offset[offset_at++] = int32_t(c.strip.offset(k, py.shift(y, taps.r0 + r * taps.r_step) + c.y.pad,
-                                                                 px.shift(x, taps.t0 + t * taps.t_step) + c.x.pad));
-        if (phase[i].depth == 0) continue;
-        copy_weights(c.shape, exchanged, taps, weights + weight_at);
-        weight_at += phase[i].depth * s.C;
+            for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
+                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) {
+                    const int64_t at = k * c.weight.channel_bytes + r * c.weight.row_bytes + t * c.weight.column_bytes;
+                    *step++ = {int32_t(c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad)), int32_t(at / size)};
+                }
+        phase[i].depth = step - phase[i].steps;
     }
 
     const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
@@ -158,15 +159,16 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
                             list[j] = {y * c.strip.pitch + (v + j) * L, j * L, 0, 0, (uint32_t(1) << L) - 1};
                         PixelTile<T> t{};
                         t.strip = strip;
+                        t.weight = reinterpret_cast<const T*>(c.weight.at(block.g, k, 0));
+                        t.filter_stride = c.weight.filter_bytes / size;
                         t.vectors = list;
                         t.bias = bias + filter;
                         t.output_filter_bytes = wide * L * size;
                         t.activation = c.activation;
                         t.slope = c.slope;
                         for (int64_t i = 0; i < phases; i++) {
-                            t.depth = t.filter_stride = phase[i].depth;
-                            t.weight = weights + phase[i].weight + filter * phase[i].depth;
-                            t.offset = offset + phase[i].offset;
+                            t.depth = phase[i].depth;
+                            t.step = phase[i].steps;
                             t.output = reinterpret_cast<char*>(tiles + i * tile_elements);
                             find_pixel_tile<T>(int(tall), int(wide))(t);
                         }
