@@ -40,7 +40,8 @@ class BuildExt(build_ext):
 
         def compile_with_isa(obj, src, ext, cc_args, extra_postargs, pp_opts):
             path = Path(src)
-            flags = ISAS.get(path.stem, []) if path.parent.name == "isa" else []
+            # Kernels throw nothing; tables for unwinding would be weak symbols that sets share.
+            flags = [*ISAS[path.stem], "-fno-exceptions"] if path.parent.name == "isa" else []
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_with_isa

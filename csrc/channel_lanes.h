@@ -8,6 +8,16 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
+// Whether n whole vectors hold neither NaN nor infinity: x * 0 is 0 for all others.
+template <class T>
+static bool all_finite(const T* x, int64_t n) {
+    Vec<T> seen = zero<T>();
+    for (int64_t i = 0; i < n; i++) seen = fma(load(x + i * kLanes<T>), zero<T>(), seen);
+    const T sum = sum_lanes<T>(seen);
+    return sum == sum;
+}
+FASTCV_INLINE void raise_flag(int* flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
+
 // to[column][lane] = input row, `channels` of them in lanes; zeros outside the row.
 template <class T>
 static void load_channel_lanes(T* to, int64_t columns, const char* row, int64_t channel_bytes, int64_t column_bytes,

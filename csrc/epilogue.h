@@ -16,6 +16,7 @@ FASTCV_INLINE Vec<T> vector_abs(Vec<T> x) {
 
 // exp(x) = 2^n exp(r), |r| <= ln(2)/2, by a Taylor polynomial in r; relative error below 2e-7 in float. Used for x <= 0.
 FASTCV_INLINE Vec<float> exp_of_negative(Vec<float> x) {
+    const Vec<float> argument = x;
     x = x < -87.0f ? Vec<float>{} - 87.0f : x;
     const Vec<float> shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
     const Vec<float> n = shifted - 12582912.0f;
@@ -28,7 +29,7 @@ FASTCV_INLINE Vec<float> exp_of_negative(Vec<float> x) {
     p = fma(p, r, splat(1.0f));
     p = fma(p, r, splat(1.0f));
     typedef int32_t Int __attribute__((vector_size(kVectorBytes)));
-    return p * Vec<float>((Int(shifted) << 23) + 0x3f800000);
+    return argument < -87.0f ? Vec<float>{} : p * Vec<float>((Int(shifted) << 23) + 0x3f800000);
 }
 FASTCV_INLINE Vec<double> exp_of_negative(Vec<double> x) {
     for (int i = 0; i < kLanes<double>; i++) x[i] = exp(x[i]);

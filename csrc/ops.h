@@ -45,6 +45,8 @@ enum class Conv2dAlgorithm { automatic, direct, winograd };
 struct Conv2dChoice {
     enum Kind { strip_pixels, strip_channels, depthwise, winograd } kind;
     int tile;               // winograd: outputs a tile and dimension, 4, 3 or 2
+    // The taps that see the input at all; the kernels are given only these.
+    int64_t first_row, rows, first_column, columns;
     double direct_cost;     // of the best kernel that multiplies tap by tap
     double winograd_cost;   // infinite where Winograd does not apply
 };
@@ -52,6 +54,7 @@ struct Conv2dChoice {
 // Weights in the form that the chosen kernel reads; lives as long as the plan.
 struct Conv2dPacked {
     void* data = nullptr;
+    bool finite = true;
     Conv2dChoice choice{};
 };
 
@@ -64,7 +67,8 @@ struct KernelTable {
                      const Epilogue&);
     // bytes that conv2d_pack writes for this choice; 0: the kernel reads the weights where they lie
     int64_t (*conv2d_packed_bytes)(const Conv2dShape&, int itemsize, const Conv2dChoice&);
-    void (*conv2d_pack)(const Conv2dShape&, int itemsize, const Conv2dChoice&, Tensor weight, void* packed);
+    // true: all of them are finite. With others, winograd would give NaN where a direct sum gives infinity.
+    bool (*conv2d_pack)(const Conv2dShape&, int itemsize, const Conv2dChoice&, Tensor weight, void* packed);
     Status (*conv2d_packed)(const Conv2dShape&, int itemsize, const Conv2dPacked&, Tensor input, Tensor weight,
                             Tensor output, const Epilogue&);
     Status (*conv2d_grad_input)(const Conv2dShape&, int itemsize, Tensor grad_output, Tensor weight,

@@ -46,8 +46,8 @@ FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* we
         }
         FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) {
             const T* row = weight + 3 * i * filter_stride + tap;
-            FASTCV_UNROLL for (int m = 3 * i; m < (3 * i + 3 < MT ? 3 * i + 3 : MT); m++)
-                multiply_add<T>(acc, m, load_scalar<T>(row + (m - 3 * i) * filter_stride), columns);
+            FASTCV_UNROLL for (int m = 0; m < 3; m++)
+                if (3 * i + m < MT) multiply_add<T>(acc, 3 * i + m, load_scalar<T>(row + m * filter_stride), columns);
         }
     }
 }

@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Read when the OpenMP runtime starts, so before anything loads it.
+# Read when the runtimes start, so before anything loads them. The reference's BLAS and the kernels
+# take turns: each library's idle threads would spin while the other's work, for most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 

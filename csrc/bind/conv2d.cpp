@@ -146,6 +146,11 @@ public:
     }
 
 private:
+    static bool same_packing(const Conv2dChoice& a, const Conv2dChoice& b) {
+        return a.kind == b.kind && a.tile == b.tile && a.first_row == b.first_row && a.rows == b.rows &&
+               a.first_column == b.first_column && a.columns == b.columns;
+    }
+
     // One packing serves every input that chooses the same kernel and tile.
     Status pack(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice, Conv2dPacked* packed) {
         const int64_t bytes = kernels().conv2d_packed_bytes(s, itemsize, choice);
@@ -153,14 +158,15 @@ private:
         if (bytes == 0) return Status::ok;
         const std::lock_guard<std::mutex> lock(mutex_);
         for (const Conv2dPacked& known : packed_)
-            if (known.choice.kind == choice.kind && known.choice.tile == choice.tile) {
+            if (same_packing(known.choice, choice)) {
                 packed->data = known.data;
+                packed->finite = known.finite;
                 return Status::ok;
             }
         const int64_t size = (bytes + 4095) / 4096 * 4096;
         packed->data = aligned_alloc(4096, size_t(size));
         if (!packed->data) return Status::out_of_memory;
-        kernels().conv2d_pack(s, itemsize, choice, weights_, packed->data);
+        packed->finite = kernels().conv2d_pack(s, itemsize, choice, weights_, packed->data);
         packed_.push_back(*packed);
         return Status::ok;
     }

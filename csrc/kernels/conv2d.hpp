@@ -79,9 +79,39 @@ static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     return cost;
 }
 
+// Taps of one dimension that see the input at all; at least one, which then sees zeros. At large dilation most of a window may be dead.
+struct LiveTaps {
+    int64_t first, count;
+
+    explicit LiveTaps(const Axis& a) : first(0), count(a.taps) {
+        while (count > 1 && a.first_output(first) >= a.last_output(first)) first++, count--;
+        while (count > 1 && a.first_output(first + count - 1) >= a.last_output(first + count - 1)) count--;
+    }
+};
+
+static Conv2dShape clip_window(Conv2dShape s, const LiveTaps& y, const LiveTaps& x) {
+    s.pad_top -= y.first * s.dilation_h;
+    s.pad_left -= x.first * s.dilation_w;
+    s.R = y.count;
+    s.S = x.count;
+    // What a window of one tap does not have counts as 1, so that no size depends on it; the same for steps that are never taken.
+    if (s.R == 1) s.dilation_h = 1;
+    if (s.S == 1) s.dilation_w = 1;
+    if (s.P == 1) s.stride_h = 1;
+    if (s.Q == 1) s.stride_w = 1;
+    return s;
+}
+static Conv2dShape clip_window(const Conv2dShape& s) { return clip_window(s, LiveTaps(vertical(s)), LiveTaps(horizontal(s))); }
+static Weights clip_weights(const Conv2dShape& s, Weights w) {
+    w.data += LiveTaps(vertical(s)).first * w.row_bytes + LiveTaps(horizontal(s)).first * w.column_bytes;
+    return w;
+}
+
 template <class T>
-static Conv2dChoice choose(const Conv2dShape& s, Conv2dAlgorithm algorithm, bool packed) {
-    Conv2dChoice best{Conv2dChoice::strip_pixels, 0, 0, __builtin_inf()};
+static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, bool packed) {
+    const LiveTaps live_y(vertical(whole)), live_x(horizontal(whole));
+    const Conv2dShape s = clip_window(whole, live_y, live_x);
+    Conv2dChoice best{Conv2dChoice::strip_pixels, 0, live_y.first, live_y.count, live_x.first, live_x.count, 0, __builtin_inf()};
     if (s.N == 0 || s.K == 0 || s.P == 0 || s.Q == 0 || s.C == 0) return best;
     const double milliseconds = 1e-6 / CostModel::gigahertz;
     if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4)) best.kind = Conv2dChoice::depthwise;
@@ -95,7 +125,9 @@ static Conv2dChoice choose(const Conv2dShape& s, Conv2dAlgorithm algorithm, bool
         }
     }
     const bool possible = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
-    if (!possible || algorithm == Conv2dAlgorithm::direct) return best;
+    // A sum of few channels has little error of its own to hide the transforms' in: theirs would be over three times as large.
+    const bool accurate = s.C / s.G >= 8 || algorithm == Conv2dAlgorithm::winograd;
+    if (!possible || !accurate || algorithm == Conv2dAlgorithm::direct) return best;
     int tile = 4;
     for (int t = 4; t >= 2; t--) {
         const double cost = winograd_cost<T>(s, t, packed) * milliseconds;
@@ -104,8 +136,8 @@ static Conv2dChoice choose(const Conv2dShape& s, Conv2dAlgorithm algorithm, bool
             tile = t;
         }
     }
-    const bool wins = best.kind != Conv2dChoice::depthwise && best.winograd_cost < best.direct_cost;
-    if (wins || algorithm == Conv2dAlgorithm::winograd) {
+    if (best.kind == Conv2dChoice::depthwise && algorithm == Conv2dAlgorithm::automatic) return best;
+    if (best.winograd_cost < best.direct_cost || algorithm == Conv2dAlgorithm::winograd) {
         best.kind = Conv2dChoice::winograd;
         best.tile = tile;
     }
@@ -114,9 +146,11 @@ static Conv2dChoice choose(const Conv2dShape& s, Conv2dAlgorithm algorithm, bool
 
 // Runs a choice. `packed` may be null for winograd: the weights are then transformed for this call.
 template <class T>
-static Status run(const Conv2dShape& s, const Conv2dChoice& choice, const void* packed, Tensor input, const Weights& weight,
+static Status run(const Conv2dShape& whole, const Conv2dChoice& choice, const void* packed, Tensor input, const Weights& all_weights,
                   Tensor output, const Epilogue& epilogue) {
-    if (s.N == 0 || s.K == 0 || s.P == 0 || s.Q == 0) return Status::ok;
+    if (whole.N == 0 || whole.K == 0 || whole.P == 0 || whole.Q == 0) return Status::ok;
+    const Conv2dShape s = clip_window(whole);
+    const Weights weight = clip_weights(whole, all_weights);
     const T* weights = static_cast<const T*>(packed);
     switch (choice.kind) {
         case Conv2dChoice::winograd: return conv2d_winograd<T>(s, choice.tile, input, weight, weights, output, epilogue);
@@ -127,20 +161,25 @@ static Status run(const Conv2dShape& s, const Conv2dChoice& choice, const void* 
 }
 
 template <class T>
-static int64_t packed_elements(const Conv2dShape& s, const Conv2dChoice& choice) {
+static int64_t packed_elements(const Conv2dShape& whole, const Conv2dChoice& choice) {
+    const Conv2dShape s = clip_window(whole);
     if (choice.kind == Conv2dChoice::winograd) return WinogradWeights<T>(s, choice.tile).elements(s);
     if (choice.kind == Conv2dChoice::strip_channels) return channel_lane_weights<T>(s);
     return 0;
 }
 
 template <class T>
-static void pack(const Conv2dShape& s, const Conv2dChoice& choice, const Weights& weight, T* packed) {
-    parallel(threads_for(double(packed_elements<T>(s, choice))), [&](Team team) {
+static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Weights& all_weights, T* packed) {
+    const Conv2dShape s = clip_window(whole);
+    const Weights weight = clip_weights(whole, all_weights);
+    int not_finite = 0;
+    parallel(threads_for(double(packed_elements<T>(whole, choice))), [&](Team team) {
         if (choice.kind == Conv2dChoice::winograd)
-            transform_weights<T, double>(s, choice.tile, weight, packed, team);
+            transform_weights<T, double>(s, choice.tile, weight, packed, &not_finite, team);
         else
             pack_for_channel_lanes<T>(s, weight, packed, team);
     });
+    return !not_finite;
 }
 
 // The convolution that the input gradient of a convolution with stride 1 is.
@@ -150,13 +189,18 @@ static Conv2dShape gradient_shape(const Conv2dShape& s) {
     g.K = s.C, g.P = s.H, g.Q = s.W;
     g.pad_top = (s.R - 1) * s.dilation_h - s.pad_top;
     g.pad_left = (s.S - 1) * s.dilation_w - s.pad_left;
+    g.stride_h = g.stride_w = 1;  // also where a stride is never taken
     return g;
 }
 
 template <class T>
 static Status grad_input(const Conv2dShape& s, Tensor grad_output, Tensor weight, Tensor grad_input) {
     if (s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0) return Status::ok;
-    if (s.stride_h != 1 || s.stride_w != 1) return conv_transpose2d_phases<T>(s, grad_output, weight, grad_input, Epilogue{});
+    const Conv2dShape clipped = clip_window(s);
+    if (clipped.stride_h != 1 || clipped.stride_w != 1) {
+        weight.data += LiveTaps(vertical(s)).first * weight.stride_bytes[2] + LiveTaps(horizontal(s)).first * weight.stride_bytes[3];
+        return conv_transpose2d_phases<T>(clipped, grad_output, weight, grad_input, Epilogue{});
+    }
     const Conv2dShape g = gradient_shape(s);
     return run<T>(g, choose<T>(g, Conv2dAlgorithm::automatic, false), nullptr, grad_output, turned_weights(s, weight), grad_input,
                   Epilogue{});
@@ -180,11 +224,22 @@ static bool winograd_gradient_wins(const Conv2dShape& s) {
 }
 
 template <class T>
-static Status grad_weight_of(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad) {
+static Status grad_weight(const Conv2dShape& whole, Tensor grad_output, Tensor input, Tensor grad) {
+    const LiveTaps y(vertical(whole)), x(horizontal(whole));
+    const Conv2dShape s = clip_window(whole, y, x);
+    if (y.count != whole.R || x.count != whole.S) {
+        for (int64_t k = 0; k < whole.K; k++)
+            for (int64_t c = 0; c < whole.C / whole.G; c++)
+                for (int64_t tap = 0; tap < whole.R * whole.S; tap++)
+                    store_scalar(grad.data + k * grad.stride_bytes[0] + c * grad.stride_bytes[1] +
+                                     tap / whole.S * grad.stride_bytes[2] + tap % whole.S * grad.stride_bytes[3],
+                                 T(0));
+        grad.data += y.first * grad.stride_bytes[2] + x.first * grad.stride_bytes[3];
+    }
     const bool empty = s.N == 0 || s.P == 0 || s.Q == 0 || s.C == 0 || s.K == 0;
     if (!empty && s.C == s.G && s.C >= kLanes<T> / 2) return depthwise_grad_weight<T>(s, grad_output, input, grad);
     if (!empty && winograd_gradient_wins<T>(s)) return grad_weight_winograd<T>(s, grad_output, input, grad);
-    return grad_weight<T>(s, grad_output, input, grad);
+    return grad_weight_direct<T>(s, grad_output, input, grad);
 }
 
 // ---- the entries of the table: the element type becomes a template argument
@@ -202,13 +257,14 @@ static Status conv2d(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorit
 static int64_t conv2d_packed_bytes(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice) {
     return itemsize * (itemsize == 4 ? packed_elements<float>(s, choice) : packed_elements<double>(s, choice));
 }
-static void conv2d_pack(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice, Tensor weight, void* packed) {
+static bool conv2d_pack(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice, Tensor weight, void* packed) {
     const Weights w = forward_weights(s, weight);
-    itemsize == 4 ? pack(s, choice, w, static_cast<float*>(packed)) : pack(s, choice, w, static_cast<double*>(packed));
+    return itemsize == 4 ? pack(s, choice, w, static_cast<float*>(packed)) : pack(s, choice, w, static_cast<double*>(packed));
 }
 static Status conv2d_packed(const Conv2dShape& s, int itemsize, const Conv2dPacked& packed, Tensor input, Tensor weight,
                             Tensor output, const Epilogue& epilogue) {
     const Weights w = forward_weights(s, weight);
+    if (!packed.finite) return conv2d(s, itemsize, Conv2dAlgorithm::direct, input, weight, output, epilogue);
     return itemsize == 4 ? run<float>(s, packed.choice, packed.data, input, w, output, epilogue)
                          : run<double>(s, packed.choice, packed.data, input, w, output, epilogue);
 }
@@ -216,7 +272,7 @@ static Status conv2d_grad_input(const Conv2dShape& s, int itemsize, Tensor grad_
     return itemsize == 4 ? grad_input<float>(s, grad_output, weight, grad) : grad_input<double>(s, grad_output, weight, grad);
 }
 static Status conv2d_grad_weight(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor input, Tensor grad) {
-    return itemsize == 4 ? grad_weight_of<float>(s, grad_output, input, grad) : grad_weight_of<double>(s, grad_output, input, grad);
+    return itemsize == 4 ? grad_weight<float>(s, grad_output, input, grad) : grad_weight<double>(s, grad_output, input, grad);
 }
 
 }  // namespace

@@ -273,7 +273,7 @@ static void pixel_lane_part(const GradWeightCall<T>& c, const GradWeightPart& pa
 }
 
 template <class T>
-static Status grad_weight(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
+static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     if (s.K == 0 || s.C == 0 || s.R == 0 || s.S == 0) return Status::ok;
     GradWeightCall<T> c;

@@ -14,6 +14,7 @@
 // order: the bits do not depend on the threads.
 #pragma once
 
+#include "conv2d_grad_weight.hpp"
 #include "conv2d_winograd.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -113,7 +114,7 @@ FASTCV_NOINLINE void tile_product(int64_t tiles, const T* d, const T* v, int64_t
 // Rows of one block of filters' gradients in channel lanes, zeros outside, then D.
 template <class T>
 static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t filter, int64_t d_block,
-                               T* z, T* d) {
+                               T* z, T* d, int* not_finite) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
     const int64_t filters = s.K / s.G, phases = b.rows.phases(), first_column = b.columns.first_span * c.x.span();
@@ -122,10 +123,11 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
     for (int64_t i = 0; i < b.rows.spans() * c.tile; i++)
         for (int64_t p = 0; p < phases; p++) {
             const int64_t row = (b.rows.first_span * c.tile + i) * c.y.dilation + b.rows.first_phase + p;
-            if (row < s.P)
-                load_channel_lanes(z + (i * phases + p) * c.z_pitch * L, columns,
-                                   planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
-                                   c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - filter), 0, columns);
+            if (row >= s.P) continue;
+            T* to = z + (i * phases + p) * c.z_pitch * L;
+            load_channel_lanes(to, columns, planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
+                               c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - filter), 0, columns);
+            if (!all_finite(to, columns)) raise_flag(not_finite);
         }
     for (int i = 0; i < b.n_classes; i++) {
         const TileClass& cls = b.classes[i];
@@ -197,6 +199,7 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
     T* m = reinterpret_cast<T*>(scratch.data() + v_bytes + d_bytes);
     char* own_area = scratch.data() + v_bytes + d_bytes + m_bytes;
 
+    int not_finite = 0;
     parallel(threads, [&](Team team) {
         T* x = reinterpret_cast<T*>(own_area + team.id * own_bytes);
         T* z = x + c.x_elements;
@@ -212,10 +215,10 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                         const int64_t jobs = channel_blocks + count / L;
                         for (int64_t job = team.begin(jobs); job < team.end(jobs); job++) {
                             if (job < channel_blocks)
-                                transform_input(c, b, n, g, job, x, v);
+                                transform_input(c, b, n, g, job, x, v, &not_finite);
                             else
                                 transform_gradient(c, b, n, g, k0 + (job - channel_blocks) * L, d_point, z,
-                                                   d + (job - channel_blocks) * d_block_of_filters);
+                                                   d + (job - channel_blocks) * d_block_of_filters, &not_finite);
                         }
                         team.wait_for_all();
                         const int64_t products = points * row_tiles;
@@ -242,7 +245,8 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                 team.wait_for_all();
             }
     });
-    return Status::ok;
+    // A transform spreads NaN and infinity over taps that never met them: all over again, tap by tap.
+    return not_finite ? grad_weight_direct<T>(s, grad_output, input, grad_weight) : Status::ok;
 }
 
 }  // namespace

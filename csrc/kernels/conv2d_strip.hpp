@@ -546,7 +546,8 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     c.slope = T(epilogue.slope);
     const int64_t size = int64_t(sizeof(T));
     c.rows_stored = output.stride_bytes[3] == size && output.stride_bytes[2] % size == 0;
-    c.in_place = s.H == 1 && s.R == 1 && s.S == 1 && s.stride_w == 1 && s.pad_left == 0 && s.P == 1 && s.Q == s.W &&
+    c.in_place = s.H == 1 && s.R == 1 && s.S == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.P == 1 &&
+                 s.Q == s.W &&
                  s.Q >= (channel_lanes ? 1 : L) && input.stride_bytes[3] == size && input.stride_bytes[1] % size == 0 &&
                  input.stride_bytes[1] >= 0 && input.stride_bytes[1] / size * c.channels() < INT32_MAX;
     const int threads = threads_for(2 * multiply_adds(s));

@@ -23,6 +23,9 @@
 // one block: the transforms read X at a pixel stride of d and write Z likewise, so nothing is copied apart and no channel of
 // the products knows of it. A "span" is the 4 * d outputs that the tiles of all phases cover in one dimension.
 //
+// NaN and infinity. A transform would spread one such value over a whole tile. Samples that hold any are found while X is loaded,
+// and done again tap by tap; so are all samples if the weights hold any.
+//
 // Threads take blocks; where there are too few, all work on one: first on V, then each on its own panels of filters.
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
@@ -33,6 +36,7 @@
 #include "../geometry.h"
 #include "../parallel.h"
 #include "../tiles.h"
+#include "conv2d_strip.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -318,7 +322,7 @@ static void weight_points(int tile, const D* w0, const D* w1, const D* w2, int64
 
 // D is the type of the transform: double for weights that are packed once, T for those of a single call.
 template <class T, class D>
-static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, Team team) {
+static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, int* not_finite, Team team) {
     constexpr int64_t L = kLanes<T>, W = 2 * L;
     const WinogradWeights<T> layout(s, tile);
     const int64_t filters = s.K / s.G, channels = s.C / s.G, n = points_of_tile(tile);
@@ -334,6 +338,7 @@ static void transform_weights(const Conv2dShape& s, int tile, const Weights& wei
                 for (int r = 0; r < 3; r++)
                     for (int t = 0; t < 3; t++)
                         taps[3 * r + t][k] = D(load_scalar<T>(from + r * weight.row_bytes + t * weight.column_bytes));
+            if (!all_finite(taps[0], 9 * W / kLanes<D>)) raise_flag(not_finite);
         }
         T* to = packed + panel * layout.panel_elements + c * width;
         for (int t = 0; t < 3; t++) weight_points<D>(tile, taps[t], taps[3 + t], taps[6 + t], width, half[0][t], 3 * W);
@@ -477,7 +482,8 @@ static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
 
 // Input of one block and one block of channels: X, then V.
 template <class T>
-static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t channel_block, T* x, T* v) {
+static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t channel_block, T* x, T* v,
+                            int* not_finite) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
     const int64_t channels = s.C / s.G, first_channel = channel_block * L;
@@ -495,6 +501,7 @@ static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_
             }
             load_channel_lanes(to, columns, planes + row * c.input.stride_bytes[2], c.input.stride_bytes[1],
                                c.input.stride_bytes[3], smaller(L, channels - first_channel), first_column, s.W);
+            if (!all_finite(to, columns)) raise_flag(not_finite);
         }
     for (int i = 0; i < b.n_classes; i++) {
         const TileClass& cls = b.classes[i];
@@ -640,12 +647,16 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
     const int64_t v_bytes = round_up(c.v_elements * size, 64);
     const int64_t place_bytes = round_up(c.max_tiles * int64_t(sizeof(TilePlace)), 64);
     const int64_t own_bytes = round_up((c.x_elements + c.m_elements + c.z_elements) * size, 64) + place_bytes;
-    Scratch scratch(bias_bytes + packed_bytes + (together ? 1 : threads) * v_bytes + threads * own_bytes);
+    const int64_t flag_bytes = round_up((s.N + 1) * int64_t(sizeof(int)), 64);
+    Scratch scratch(flag_bytes + bias_bytes + packed_bytes + (together ? 1 : threads) * v_bytes + threads * own_bytes);
     if (!scratch.data()) return Status::out_of_memory;
 
-    T* bias = reinterpret_cast<T*>(scratch.data());
-    T* fresh = reinterpret_cast<T*>(scratch.data() + bias_bytes);
-    char* v_area = scratch.data() + bias_bytes + packed_bytes;
+    int* sample_not_finite = reinterpret_cast<int*>(scratch.data());
+    int* weights_not_finite = sample_not_finite + s.N;
+    for (int64_t n = 0; n <= s.N; n++) sample_not_finite[n] = 0;
+    T* bias = reinterpret_cast<T*>(scratch.data() + flag_bytes);
+    T* fresh = reinterpret_cast<T*>(scratch.data() + flag_bytes + bias_bytes);
+    char* v_area = scratch.data() + flag_bytes + bias_bytes + packed_bytes;
     char* own_area = v_area + (together ? 1 : threads) * v_bytes;
     const int64_t filters = s.K / s.G;
     for (int64_t i = 0; i < biases; i++) bias[i] = 0;
@@ -658,7 +669,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
 
     parallel(threads, [&](Team team) {
         if (!packed) {
-            transform_weights<T, T>(s, tile, weight, fresh, team);
+            transform_weights<T, T>(s, tile, weight, fresh, weights_not_finite, team);
             team.wait_for_all();
         }
         char* own = own_area + team.id * own_bytes;
@@ -675,7 +686,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
             const int64_t n = item / c.blocks() / s.G, g = item / c.blocks() % s.G;
             list_tiles(c, item % c.blocks(), b);
             for (int64_t cb = share.begin(channel_blocks); cb < share.end(channel_blocks); cb++)
-                transform_input(c, b, n, g, cb, x, v);
+                transform_input(c, b, n, g, cb, x, v, sample_not_finite + n);
             share.wait_for_all();
             const int64_t end = share.end(c.layout.panels);
             for (int64_t p = share.begin(c.layout.panels); p < end; p += c.panels_together) {
@@ -686,6 +697,17 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
             share.wait_for_all();
         }
     });
+    for (int64_t n = 0; n < s.N; n++) {
+        if (!sample_not_finite[n] && !*weights_not_finite) continue;
+        Conv2dShape sample = s;
+        sample.N = 1;
+        input.data += n * input.stride_bytes[0];
+        output.data += n * output.stride_bytes[0];
+        const Status status = conv2d_strip<T>(sample, false, input, weight, nullptr, output, epilogue);
+        if (status != Status::ok) return status;
+        input.data -= n * input.stride_bytes[0];
+        output.data -= n * output.stride_bytes[0];
+    }
     return Status::ok;
 }
 

@@ -51,9 +51,28 @@ struct PhaseAxis {
 };
 
 struct Phase {
-    int64_t depth;
+    int64_t depth, weight;  // elements into the packed weights
     const DepthStep* steps;
 };
+
+// to[filter][k][r][t]: the taps of one phase, which lie far apart in memory and are read for every tile of positions.
+template <class T>
+static void pack_phase(const Conv2dShape& s, const PhaseAxis& py, const PhaseAxis& px, int64_t y, int64_t x, const Weights& w, T* to,
+                       Team team) {
+    const int64_t filters = s.C / s.G, channels = s.K / s.G;
+    int64_t depth = 0;
+    for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
+        for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) depth += channels;
+    for (int64_t k = team.begin(s.C); k < team.end(s.C); k++) {
+        T* p = to + k * depth;
+        for (int64_t c = 0; c < channels; c++) {
+            const char* from = w.at(k / filters, k % filters, c);
+            for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
+                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step())
+                    *p++ = load_scalar<T>(from + r * w.row_bytes + t * w.column_bytes);
+        }
+    }
+}
 
 // Interleaves `count` columns of `stride` phases into a row: phase x of column j goes to j * stride + x, up to `limit`.
 template <class T>
@@ -104,10 +123,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
     const int64_t* b = weight.stride_bytes;
     const Weights exchanged{weight.data, s.K / s.G * b[0], b[1], b[0], b[2], b[3]};
-    Conv2dShape all_taps = c.shape;
-    all_taps.R = s.R, all_taps.S = s.S;
-    const bool copied = !readable_in_place<T>(all_taps, exchanged);
-    const int64_t weight_bytes = copied ? round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64) : 0;
+    const int64_t weight_bytes = round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
     const int64_t bias_bytes = round_up((s.C + L) * size, 64);
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
     const int64_t tile_bytes = round_up(phases * tile_elements * size, 64);
@@ -123,21 +139,25 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
 
     for (int64_t i = 0; i < s.C + L; i++)
         bias[i] = epilogue.bias && i < s.C ? load_scalar<T>(epilogue.bias + i * epilogue.bias_stride_bytes) : T(0);
-    c.weight = copied ? copy_weights(all_taps, exchanged, weights) : exchanged;
+    int64_t weight_at = 0;
     for (int64_t i = 0; i < phases; i++) {
         const int64_t y = i / px.phases(), x = i % px.phases();
         phase[i].steps = step;
+        phase[i].weight = weight_at;
         for (int64_t k = 0; k < c.channels(); k++)
             for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
-                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) {
-                    const int64_t at = k * c.weight.channel_bytes + r * c.weight.row_bytes + t * c.weight.column_bytes;
-                    *step++ = {int32_t(c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad)), int32_t(at / size)};
-                }
+                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step(), step++)
+                    *step = {int32_t(c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad)),
+                             int32_t(step - phase[i].steps)};
         phase[i].depth = step - phase[i].steps;
+        weight_at += phase[i].depth * s.C;
     }
 
     const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
     parallel(threads, [&](Team team) {
+        for (int64_t i = 0; i < phases; i++)
+            pack_phase(s, py, px, i / px.phases(), i % px.phases(), exchanged, weights + phase[i].weight, team);
+        team.wait_for_all();
         char* mine = per_thread + team.id * thread_bytes;
         PixelVector* list = reinterpret_cast<PixelVector*>(mine);
         T* tiles = reinterpret_cast<T*>(mine + list_bytes);
@@ -159,15 +179,14 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
                             list[j] = {y * c.strip.pitch + (v + j) * L, j * L, 0, 0, (uint32_t(1) << L) - 1};
                         PixelTile<T> t{};
                         t.strip = strip;
-                        t.weight = reinterpret_cast<const T*>(c.weight.at(block.g, k, 0));
-                        t.filter_stride = c.weight.filter_bytes / size;
                         t.vectors = list;
                         t.bias = bias + filter;
                         t.output_filter_bytes = wide * L * size;
                         t.activation = c.activation;
                         t.slope = c.slope;
                         for (int64_t i = 0; i < phases; i++) {
-                            t.depth = phase[i].depth;
+                            t.depth = t.filter_stride = phase[i].depth;
+                            t.weight = weights + phase[i].weight + filter * phase[i].depth;
                             t.step = phase[i].steps;
                             t.output = reinterpret_cast<char*>(tiles + i * tile_elements);
                             find_pixel_tile<T>(int(tall), int(wide))(t);
