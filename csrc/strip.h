@@ -98,6 +98,23 @@ FASTCV_INLINE void copy_row(T* to, const char* from, int64_t stride_bytes, int64
     }
 }
 
+// Even elements of a row go to `even_to`, odd ones to `odd_to`: both phases of a stride of 2 in one pass.
+template <class T>
+FASTCV_INLINE void split_row(T* even_to, T* odd_to, const T* from, int64_t evens, int64_t odds, int64_t width) {
+    constexpr int64_t L = kLanes<T>;
+    int64_t i = 0;
+    for (; i + L <= odds; i += L) {
+        const Vec<T> a = load(from + 2 * i), b = load(from + 2 * i + L);
+        store(even_to + i, even<T>(a, b));
+        store(odd_to + i, odd<T>(a, b));
+    }
+    if (i < evens) {
+        const Vec<T> a = load_first(from + 2 * i, width - 2 * i), b = load_first(from + 2 * i + L, width - 2 * i - L);
+        store_first(even_to + i, even<T>(a, b), evens - i);
+        store_first(odd_to + i, odd<T>(a, b), odds - i);
+    }
+}
+
 // to[e] = input[e * step + first], e = 0 .. n-1, zero where that is outside 0 .. width-1. Overshoots by zeros.
 template <class T>
 static void fill_row(T* to, int64_t n, const char* row, int64_t column_bytes, int64_t width, int64_t first, int64_t step) {
@@ -128,30 +145,47 @@ static void fill_row_channels_last(T* to, int64_t channel, int64_t channels, int
 // Fills the strip for outputs from (first_row, first_column) on; `rows` strip rows are wanted.
 template <class T>
 static void fill_strip(const Strip& s, T* strip, const Planes& in, int64_t first_row, int64_t first_column, int64_t rows) {
-    const bool channels_last = in.channel_bytes == int64_t(sizeof(T)) && in.column_bytes != int64_t(sizeof(T));
+    constexpr int64_t size = int64_t(sizeof(T));
+    const int64_t slots = s.x.slots();
+    const bool channels_last = in.channel_bytes == size && in.column_bytes != size;
+    const bool split = s.x.stride == 2 && slots == 2 && in.column_bytes == size && first_column == 0 && s.x.pad >= 0;
     const int64_t together = channels_last ? kLanes<T> : 1;
+    // Where a split row's even and odd columns begin, and how many of them fit.
+    const int64_t even_slot = s.x.pad % 2 == 0 ? 0 : 1, even_begin = s.x.pad / 2, odd_begin = (s.x.pad + 1) / 2;
+    const int64_t evens = smaller(ceil_div(s.x.input, 2), s.pitch - even_begin);
+    const int64_t odds = smaller(s.x.input / 2, s.pitch - odd_begin);
     for (int64_t c = 0; c < s.channels; c += together)
-        for (int64_t slot_y = 0; slot_y < s.y.slots(); slot_y++)
-            for (int64_t slot_x = 0; slot_x < s.x.slots(); slot_x++) {
-                T* plane = strip + c * s.channel + (slot_y * s.x.slots() + slot_x) * s.plane;
-                const int64_t first = first_column * s.x.stride + s.x.phase_of_slot(slot_x) - s.x.pad;
-                const int64_t planes = smaller(together, s.channels - c);
-                for (int64_t r = 0; r < rows; r++) {
-                    const int64_t y = (first_row + r) * s.y.stride + s.y.phase_of_slot(slot_y) - s.y.pad;
-                    T* to = plane + r * s.pitch;
-                    if (y < 0 || y >= s.y.input) {
-                        for (int64_t i = 0; i < planes; i++) fill_zeros(to + i * s.channel, s.pitch);
-                        continue;
-                    }
-                    const char* row = in.data + c * in.channel_bytes + y * in.row_bytes;
-                    if (channels_last)
-                        fill_row_channels_last(to, s.channel, planes, s.pitch, row, in.column_bytes, s.x.input, first,
-                                               s.x.stride);
+        for (int64_t slot_y = 0; slot_y < s.y.slots(); slot_y++) {
+            T* planes = strip + c * s.channel + slot_y * slots * s.plane;
+            const int64_t count = smaller(together, s.channels - c);
+            for (int64_t r = 0; r < rows; r++) {
+                const int64_t y = (first_row + r) * s.y.stride + s.y.phase_of_slot(slot_y) - s.y.pad;
+                T* to = planes + r * s.pitch;
+                const char* row = in.data + c * in.channel_bytes + y * in.row_bytes;
+                if (split && y >= 0 && y < s.y.input && evens > 0 && odds >= 0) {
+                    T* even_to = to + even_slot * s.plane;
+                    T* odd_to = to + (1 - even_slot) * s.plane;
+                    fill_zeros(even_to, even_begin);
+                    fill_zeros(odd_to, odd_begin);
+                    split_row(even_to + even_begin, odd_to + odd_begin, reinterpret_cast<const T*>(row), evens, odds, s.x.input);
+                    fill_zeros(even_to + even_begin + evens, s.pitch - even_begin - evens);
+                    fill_zeros(odd_to + odd_begin + odds, s.pitch - odd_begin - odds);
+                    continue;
+                }
+                for (int64_t slot_x = 0; slot_x < slots; slot_x++, to += s.plane) {
+                    const int64_t first = first_column * s.x.stride + s.x.phase_of_slot(slot_x) - s.x.pad;
+                    if (y < 0 || y >= s.y.input)
+                        for (int64_t i = 0; i < count; i++) fill_zeros(to + i * s.channel, s.pitch);
+                    else if (channels_last)
+                        fill_row_channels_last(to, s.channel, count, s.pitch, row, in.column_bytes, s.x.input, first, s.x.stride);
                     else
                         fill_row(to, s.pitch, row, in.column_bytes, s.x.input, first, s.x.stride);
                 }
-                for (int64_t i = 0; i < planes; i++) fill_zeros(plane + i * s.channel + rows * s.pitch, s.overrun);
             }
+            for (int64_t slot_x = 0; slot_x < slots; slot_x++)
+                for (int64_t i = 0; i < count; i++)
+                    fill_zeros(planes + i * s.channel + slot_x * s.plane + rows * s.pitch, s.overrun);
+        }
 }
 
 }  // namespace

@@ -169,27 +169,6 @@ static void depthwise_rows(const DepthwiseCall<T>& c, const T* strip, const T* w
         }
 }
 
-// Even columns go to `even`, odd ones to `odd`: both phases of a stride of 2 in one pass.
-template <class T>
-static void split_rows(T* even_to, T* odd_to, int64_t pitch, const char* from, int64_t row_bytes, int64_t rows, int64_t evens,
-                       int64_t odds, int64_t width) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t r = 0; r < rows; r++, even_to += pitch, odd_to += pitch, from += row_bytes) {
-        const T* f = reinterpret_cast<const T*>(from);
-        int64_t i = 0;
-        for (; i + L <= odds; i += L) {
-            const Vec<T> a = load(f + 2 * i), b = load(f + 2 * i + L);
-            store(even_to + i, even<T>(a, b));
-            store(odd_to + i, odd<T>(a, b));
-        }
-        if (i < evens) {
-            const Vec<T> a = load_first(f + 2 * i, width - 2 * i), b = load_first(f + 2 * i + L, width - 2 * i - L);
-            store_first(even_to + i, even<T>(a, b), evens - i);
-            store_first(odd_to + i, odd<T>(a, b), odds - i);
-        }
-    }
-}
-
 // Copies a channel's rows into the strip's inside; what lies around was cleared before.
 template <class T>
 static void copy_plane(const DepthwiseCall<T>& c, T* strip, const char* plane, int64_t first_row, int64_t rows) {
@@ -207,10 +186,12 @@ static void copy_plane(const DepthwiseCall<T>& c, T* strip, const char* plane, i
             begin[slot] = larger(0, ceil_div(c.x.pad - c.x.phase_of_slot(slot), c.x.stride));
         if (c.x.stride == 2 && c.x.slots() == 2 && stride[3] == int64_t(sizeof(T)) && c.x.pad >= 0) {
             const int64_t even_slot = c.x.pad % 2, odd_slot = 1 - even_slot;
-            split_rows(to + even_slot * c.strip.plane + begin[even_slot], to + odd_slot * c.strip.plane + begin[odd_slot],
-                       c.strip.pitch, row, c.y.stride * stride[2], until - from,
-                       smaller(ceil_div(c.x.input, 2), c.strip.pitch - begin[even_slot]),
-                       smaller(c.x.input / 2, c.strip.pitch - begin[odd_slot]), c.x.input);
+            T* even_to = to + even_slot * c.strip.plane + begin[even_slot];
+            T* odd_to = to + odd_slot * c.strip.plane + begin[odd_slot];
+            const int64_t evens = smaller(ceil_div(c.x.input, 2), c.strip.pitch - begin[even_slot]);
+            const int64_t odds = smaller(c.x.input / 2, c.strip.pitch - begin[odd_slot]);
+            for (int64_t r = from; r < until; r++, even_to += c.strip.pitch, odd_to += c.strip.pitch, row += c.y.stride * stride[2])
+                split_row(even_to, odd_to, reinterpret_cast<const T*>(row), evens, odds, c.x.input);
             continue;
         }
         for (int64_t slot = 0; slot < c.x.slots(); slot++) {

@@ -300,24 +300,60 @@ struct WinogradWeights {
 // One dimension of G w for `width` filters side by side: three taps to the points of `tile`, in the order of their ranks.
 template <class D>
 static void weight_points(int tile, const D* w0, const D* w1, const D* w2, int64_t width, D* points, int64_t point_stride) {
-    // Opposite points share their even and odd parts.
-    const D a1 = D(weight_coefficient(1, 1)), a0 = D(weight_coefficient(1, 0)), a2 = D(weight_coefficient(1, 2));
-    const D b1 = D(weight_coefficient(3, 1)), b0 = D(weight_coefficient(3, 0)), b2 = D(weight_coefficient(3, 2));
-    const D zero_point = D(weight_coefficient(0, 0));
+    D g[kPoints][3];
+    for (int i = 0; i < kPoints; i++)
+        for (int t = 0; t < 3; t++) g[i][t] = D(weight_coefficient(i, t));
     D* plus_b = points + rank_of_point(tile, 3) * point_stride;
     D* minus_b = points + rank_of_point(tile, 4) * point_stride;
     D* infinity = points + rank_of_point(tile, 5) * point_stride;
-    for (int64_t k = 0; k < width; k++) {
-        const D even_a = a0 * w0[k] + a2 * w2[k], odd_a = a1 * w1[k];
-        points[k] = zero_point * w0[k];
-        points[point_stride + k] = even_a + odd_a;
-        points[2 * point_stride + k] = even_a - odd_a;
+    for (int64_t k = 0; k < width; k += kLanes<D>) {
+        const Vec<D> x = load(w0 + k), y = load(w1 + k), z = load(w2 + k);
+        // Opposite points share their even and odd parts.
+        const Vec<D> even_a = fma(splat(g[1][2]), z, splat(g[1][0]) * x), odd_a = splat(g[1][1]) * y;
+        store(points + k, splat(g[0][0]) * x);
+        store(points + point_stride + k, even_a + odd_a);
+        store(points + 2 * point_stride + k, even_a - odd_a);
+        const Vec<D> even_b = fma(splat(g[3][2]), z, splat(g[3][0]) * x), odd_b = splat(g[3][1]) * y;
+        if (tile >= 3) store(plus_b + k, even_b + odd_b);
+        if (tile >= 4) store(minus_b + k, even_b - odd_b);
+        store(infinity + k, z);
     }
-    if (tile >= 3)
-        for (int64_t k = 0; k < width; k++) plus_b[k] = b0 * w0[k] + b2 * w2[k] + b1 * w1[k];
-    if (tile >= 4)
-        for (int64_t k = 0; k < width; k++) minus_b[k] = b0 * w0[k] + b2 * w2[k] - b1 * w1[k];
-    for (int64_t k = 0; k < width; k++) infinity[k] = w2[k];
+}
+
+// taps[9][width] of one channel's filters, side by side; zeros behind the last. Windows that are contiguous, forwards or turned, are
+// transposed a square at a time.
+template <class T>
+static void gather_windows(const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    const bool forwards = w.column_bytes == size && w.row_bytes == 3 * size;
+    const bool turned = w.column_bytes == -size && w.row_bytes == -3 * size;
+    if (forwards || turned) {
+        for (int64_t k = 0; k < width; k += L)
+            for (int64_t t = 0; t < 9; t += L) {
+                Vec<T> square[L];
+                FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
+                    const char* window = from + (k + i) * w.filter_bytes - (turned ? 8 * size : 0);
+                    square[i] = k + i < count ? load_first(reinterpret_cast<const T*>(window) + t, 9 - t) : zero<T>();
+                }
+                transpose<T>(square);
+                FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
+                    if (t + i < 9) store(taps + (turned ? 8 - t - i : t + i) * width + k, square[i]);
+            }
+        return;
+    }
+    for (int64_t k = 0; k < width; k++)
+        for (int t = 0; t < 9; t++)
+            taps[t * width + k] =
+                k < count ? load_scalar<T>(from + k * w.filter_bytes + t / 3 * w.row_bytes + t % 3 * w.column_bytes) : T(0);
+}
+
+// to[i] = from[i], n of them, whole vectors of the narrower type.
+template <class From, class To>
+FASTCV_INLINE void convert_lanes(const From* from, To* to, int64_t n) {
+    if constexpr (sizeof(From) == sizeof(To))
+        for (int64_t i = 0; i < n; i += kLanes<From>) store(to + i, load(from + i));
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = To(from[i]);
 }
 
 // D is the type of the transform: double for weights that are packed once, T for those of a single call.
@@ -331,23 +367,18 @@ static void transform_weights(const Conv2dShape& s, int tile, const Weights& wei
         const int64_t c = item % layout.channels, panel = item / layout.channels;
         const int64_t first = panel % layout.panels * W, count = smaller(W, filters - first);
         const int64_t width = count > L ? W : L;
-        D taps[9][W] = {}, half[kPoints][3][W], row[kPoints][W];
-        if (c < channels) {
-            const char* from = weight.at(panel / layout.panels, first, c);
-            for (int64_t k = 0; k < count; k++, from += weight.filter_bytes)
-                for (int r = 0; r < 3; r++)
-                    for (int t = 0; t < 3; t++)
-                        taps[3 * r + t][k] = D(load_scalar<T>(from + r * weight.row_bytes + t * weight.column_bytes));
-            if (!all_finite(taps[0], 9 * W / kLanes<D>)) raise_flag(not_finite);
-        }
+        // Aligned: a load of a line-crossing store just made would wait for it to reach the cache.
+        alignas(64) T gathered[9 * W] = {};
+        alignas(64) D taps[9 * W], half[kPoints][3][W], row[kPoints][W];
+        if (c < channels) gather_windows(weight, weight.at(panel / layout.panels, first, c), count, W, gathered);
+        if (!all_finite(gathered, 9 * W / L)) raise_flag(not_finite);
+        convert_lanes<T, D>(gathered, taps, 9 * W);
         T* to = packed + panel * layout.panel_elements + c * width;
-        for (int t = 0; t < 3; t++) weight_points<D>(tile, taps[t], taps[3 + t], taps[6 + t], width, half[0][t], 3 * W);
+        for (int t = 0; t < 3; t++) weight_points<D>(tile, taps + t * W, taps + (3 + t) * W, taps + (6 + t) * W, width, half[0][t], 3 * W);
         for (int64_t i = 0; i < n; i++) {
             weight_points<D>(tile, half[i][0], half[i][1], half[i][2], width, row[0], W);
-            for (int64_t j = 0; j < n; j++) {
-                T* u = to + (i * n + j) * layout.channels * width;
-                for (int64_t k = 0; k < width; k++) u[k] = T(row[j][k]);
-            }
+            for (int64_t j = 0; j < n; j++)
+                convert_lanes<D, T>(row[j], to + (i * n + j) * layout.channels * width, width);
         }
     }
 }

@@ -60,18 +60,36 @@ template <class T>
 static void pack_phase(const Conv2dShape& s, const PhaseAxis& py, const PhaseAxis& px, int64_t y, int64_t x, const Weights& w, T* to,
                        Team team) {
     const int64_t filters = s.C / s.G, channels = s.K / s.G;
-    int64_t depth = 0;
-    for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
-        for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) depth += channels;
-    for (int64_t k = team.begin(s.C); k < team.end(s.C); k++) {
-        T* p = to + k * depth;
-        for (int64_t c = 0; c < channels; c++) {
-            const char* from = w.at(k / filters, k % filters, c);
-            for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
-                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step())
+    const int64_t r0 = py.first_tap(y), r_step = py.tap_step(), t0 = px.first_tap(x), t_step = px.tap_step();
+    const int64_t window = ceil_div(larger(0, s.R - r0), r_step) * ceil_div(larger(0, s.S - t0), t_step);
+    const int64_t depth = channels * window, first = r0 * w.row_bytes + t0 * w.column_bytes;
+    if (depth == 0) return;
+    if (window == 1 && w.filter_bytes == int64_t(sizeof(T))) {
+        // A matrix with filters contiguous: squares are transposed.
+        constexpr int64_t L = kLanes<T>;
+        const int64_t squares = ceil_div(channels, L);
+        for (int64_t i = team.begin(s.G * squares); i < team.end(s.G * squares); i++)
+            for (int64_t k = 0, c = i % squares * L; k < filters; k += L) {
+                Vec<T> square[L];
+                FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
+                    square[j] = c + j < channels
+                                    ? load_first(reinterpret_cast<const T*>(w.at(i / squares, k, c + j) + first), filters - k)
+                                    : zero<T>();
+                transpose<T>(square);
+                FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
+                    if (k + j < filters) store_first(to + (i / squares * filters + k + j) * depth + c, square[j], channels - c);
+            }
+        return;
+    }
+    // Channels are the outer loop because filters lie closer together in memory.
+    for (int64_t i = team.begin(s.K); i < team.end(s.K); i++)
+        for (int64_t k = 0, g = i / channels, c = i % channels; k < filters; k++) {
+            const char* from = w.at(g, k, c);
+            T* p = to + (g * filters + k) * depth + c * window;
+            for (int64_t r = r0; r < s.R; r += r_step)
+                for (int64_t t = t0; t < s.S; t += t_step)
                     *p++ = load_scalar<T>(from + r * w.row_bytes + t * w.column_bytes);
         }
-    }
 }
 
 // Interleaves `count` columns of `stride` phases into a row: phase x of column j goes to j * stride + x, up to `limit`.
@@ -144,9 +162,10 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         const int64_t y = i / px.phases(), x = i % px.phases();
         phase[i].steps = step;
         phase[i].weight = weight_at;
+        const int64_t r0 = py.first_tap(y), r_step = py.tap_step(), t0 = px.first_tap(x), t_step = px.tap_step();
         for (int64_t k = 0; k < c.channels(); k++)
-            for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
-                for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step(), step++)
+            for (int64_t r = r0; r < s.R; r += r_step)
+                for (int64_t t = t0; t < s.S; t += t_step, step++)
                     *step = {int32_t(c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad)),
                              int32_t(step - phase[i].steps)};
         phase[i].depth = step - phase[i].steps;
