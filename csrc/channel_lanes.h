@@ -8,11 +8,12 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-// Whether n whole vectors hold neither NaN nor infinity: x * 0 is 0 for all others.
+// Whether n whole vectors hold neither NaN nor infinity, nor values so large that a transform of them might: x * 4096 * 0 is 0 for
+// all others.
 template <class T>
 static bool all_finite(const T* x, int64_t n) {
     Vec<T> seen = zero<T>();
-    for (int64_t i = 0; i < n; i++) seen = fma(load(x + i * kLanes<T>), zero<T>(), seen);
+    for (int64_t i = 0; i < n; i++) seen = fma(load(x + i * kLanes<T>) * T(4096), zero<T>(), seen);
     const T sum = sum_lanes<T>(seen);
     return sum == sum;
 }

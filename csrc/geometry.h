@@ -11,7 +11,6 @@ namespace {
 struct Axis {
     int64_t input, output, taps, stride, pad, dilation;
 
-    int64_t reach() const { return (taps - 1) * dilation; }
     // Outputs whose tap lies inside the input: [first, last).
     int64_t first_output(int64_t tap) const {
         const int64_t shift = pad - tap * dilation;

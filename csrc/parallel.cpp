@@ -63,6 +63,10 @@ void note_parallel_region() {
 }
 
 Scratch::Scratch(int64_t bytes) : data_(nullptr), kept_(bytes <= kKeptScratchBytes && !kept.in_use) {
+    if (bytes < 0) {  // a size that went beyond 64 bits
+        kept_ = false;
+        return;
+    }
     if (!kept_) {
         data_ = allocate(bytes);
         return;

@@ -73,9 +73,12 @@ struct Team {
     int64_t end(int64_t n) const { return n * (id + 1) / size; }
 };
 
-// How many threads a call of so many floating-point operations deserves: waking a second one costs about as much as
-// half a million multiply-adds.
-static inline int threads_for(double flops) { return flops < 1e6 ? 1 : num_threads(); }
+// How many threads a call of so many floating-point operations deserves: waking one costs about as much as a quarter of a
+// million multiply-adds. It bounds scratch memory too, which each thread has a share of.
+static inline int threads_for(double flops) {
+    const int wanted = num_threads();
+    return flops < 1e6 ? 1 : flops < 5e5 * wanted ? int(flops / 5e5) : wanted;
+}
 
 // Runs body(team) on each of up to `threads` threads. OpenMP may give fewer; a kernel looks at team.size.
 template <class Body>

@@ -221,7 +221,7 @@ FASTCV_INLINE T sum_lanes(Vec<T> v) {
 
 FASTCV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTCV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-FASTCV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FASTCV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 // Rounds a up to a multiple of b.
 FASTCV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

@@ -41,6 +41,11 @@ struct Strip {
     }
 };
 
+// Whether even a strip of one output would have more elements than offsets can count, as absurd padding and dilation make it.
+static inline bool strip_too_large(const Axis& y, const Axis& x, int64_t channels) {
+    return double(channels) * double(y.slots()) * double(x.slots()) * double(y.steps() + 1) * double(x.steps() + 1) > 1e9;
+}
+
 // A strip for blocks of `block_rows` x `block_columns` outputs.
 template <class T>
 static Strip make_strip(const Axis& y, const Axis& x, int64_t channels, int64_t block_rows, int64_t block_columns) {

@@ -52,11 +52,11 @@ FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* we
     }
 }
 
-// Channel lanes. Rows are MT pixels, `row_stride` elements apart, read at `offset[k]`; columns are NV vectors of
-// filters, packed [k][NV * lanes].
+// Channel lanes. Rows are MT neighbouring pixels, read at `offset[k]`; columns are NV vectors of filters, packed
+// [k][NV * lanes].
 template <class T, int MT, int NV>
 FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels,
-                                 int64_t row_stride, const int32_t* offset) {
+                                 const int32_t* offset) {
     constexpr int L = kLanes<T>;
     for (int64_t k = 0; k < depth; k++) {
         const T* p = pixels + offset[k];
@@ -65,7 +65,7 @@ FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* 
             columns[j] = load(packed + j * L);
             keep(columns[j]);
         }
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(p + i * row_stride), columns);
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(p + i), columns);
         packed += NV * L;
     }
 }

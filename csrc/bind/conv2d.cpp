@@ -164,6 +164,7 @@ private:
                 return Status::ok;
             }
         const int64_t size = (bytes + 4095) / 4096 * 4096;
+        packed_.reserve(packed_.size() + 1);
         packed->data = aligned_alloc(4096, size_t(size));
         if (!packed->data) return Status::out_of_memory;
         packed->finite = kernels().conv2d_pack(s, itemsize, choice, weights_, packed->data);

@@ -18,6 +18,7 @@ namespace fastcv {
 
 int num_threads();
 void set_num_threads(int n);
+void note_parallel_region();
 
 namespace {
 
@@ -41,8 +42,9 @@ void read_thread_count() {
     if (!text || !*text) return;
     char* end = nullptr;
     const long n = strtol(text, &end, 10);
-    if (*end || n < 1 || n > 65536)
-        throw py::import_error(std::string("FASTCV_NUM_THREADS must be a positive integer, got ") + text);
+    // libgomp ends the process where it cannot start a thread; fastcv.set_num_threads has the same limit.
+    if (*end || n < 1 || n > 1024)
+        throw py::import_error(std::string("FASTCV_NUM_THREADS must be an integer from 1 to 1024, got ") + text);
     set_num_threads(int(n));
 }
 
@@ -52,6 +54,7 @@ double measure_bandwidth(int threads) {
     std::unique_ptr<char[]> from(new char[bytes]), to(new char[bytes]);
     memset(from.get(), 1, bytes);
     memset(to.get(), 1, bytes);
+    note_parallel_region();
     double best = 0;
     for (int attempt = 0; attempt < 5; attempt++) {
         timespec begin, end;

@@ -114,7 +114,8 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     Conv2dChoice best{Conv2dChoice::strip_pixels, 0, live_y.first, live_y.count, live_x.first, live_x.count, 0, __builtin_inf()};
     if (s.N == 0 || s.K == 0 || s.P == 0 || s.Q == 0 || s.C == 0) return best;
     const double milliseconds = 1e-6 / CostModel::gigahertz;
-    if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4)) best.kind = Conv2dChoice::depthwise;
+    const bool bounded = vertical(s).steps() < 4096 && horizontal(s).steps() < 4096;
+    if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4) && bounded) best.kind = Conv2dChoice::depthwise;
     best.direct_cost = pixel_lane_cost<T>(s) * milliseconds;
     // Packing for channel lanes pays only once: a plain call reads weights where they lie.
     if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= 64) {
@@ -237,7 +238,8 @@ static Status grad_weight(const Conv2dShape& whole, Tensor grad_output, Tensor i
         grad.data += y.first * grad.stride_bytes[2] + x.first * grad.stride_bytes[3];
     }
     const bool empty = s.N == 0 || s.P == 0 || s.Q == 0 || s.C == 0 || s.K == 0;
-    if (!empty && s.C == s.G && s.C >= kLanes<T> / 2) return depthwise_grad_weight<T>(s, grad_output, input, grad);
+    if (!empty && s.C == s.G && s.C >= kLanes<T> / 2 && ChannelLaneSizes<T>::fit(s))
+        return depthwise_grad_weight<T>(s, grad_output, input, grad);
     if (!empty && winograd_gradient_wins<T>(s)) return grad_weight_winograd<T>(s, grad_output, input, grad);
     return grad_weight_direct<T>(s, grad_output, input, grad);
 }

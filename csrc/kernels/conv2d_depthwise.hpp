@@ -304,6 +304,13 @@ template <class T>
 struct ChannelLaneSizes {
     int64_t columns, block_rows;
 
+    // Whether a block stays a few MiB: absurd strides and dilations do not.
+    static bool fit(const Conv2dShape& s) {
+        return (double(s.Q) * double(s.stride_w) + double(s.S) * double(s.dilation_w)) *
+                   (4 * double(s.stride_h) + double(s.R) * double(s.dilation_h)) <
+               1e5;
+    }
+
     explicit ChannelLaneSizes(const Conv2dShape& s) {
         columns = larger((s.Q - 1) * s.stride_w + (s.S - 1) * s.dilation_w + 1, 1) + s.stride_w + kLanes<T>;
         const int64_t row_bytes = columns * kVectorBytes;
@@ -434,6 +441,7 @@ static Status depthwise_grad_weight(const Conv2dShape& s, Tensor grad_output, Te
 // Estimated cycles of one plane either way: a row kernel wastes lanes and setup on narrow planes, channel lanes pay for transposes.
 template <class T>
 static bool prefers_channel_lanes(const Conv2dShape& s, Tensor input, Tensor output) {
+    if (!ChannelLaneSizes<T>::fit(s)) return false;
     const double L = kLanes<T>, taps = double(s.R * s.S), lanes_used = double(s.C) / double(round_up(s.C, kLanes<T>));
     const double row_vectors = double(s.P * ceil_div(s.Q, kLanes<T>));
     const double by_rows = row_vectors * (taps * 0.6 + 4) + double(s.H) * (6 + double(ceil_div(s.W, kLanes<T>)) * 2) + 150;
@@ -479,7 +487,7 @@ static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights
     const int64_t row_bytes = c.x.slots() * c.y.slots() * (s.Q + c.x.steps() + L) * size;
     const int64_t fitting = larger(8, kStripBytes / row_bytes - c.y.steps());
     c.block_rows = smaller(s.P, fitting);
-    c.row_step = c.y.cycle() * s.dilation_h / s.stride_h;
+    c.row_step = c.y.cycle() < s.R ? c.y.cycle() * s.dilation_h / s.stride_h : 1;
     const int64_t spare = DepthwiseTiles::most_rows * c.row_step;  // rows that a last, incomplete tile reads
     c.strip = make_strip<T>(c.y, c.x, 1, c.block_rows + spare, s.Q);
     // Rows begin on a cache line behind their left padding, so that copying them and reading their middle taps is aligned.

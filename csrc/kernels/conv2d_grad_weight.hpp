@@ -5,7 +5,7 @@
 // The strip (strip.h) is the padded, phase-split input that the forward pass reads, so any stride and dilation looks alike. The sum
 // runs over pixels, which leaves two ways to fill vectors:
 //
-//   filter lanes (8 filters and more)                 pixel lanes (depthwise, small groups, few filters)
+//   filter lanes (half a vector of filters and more)  pixel lanes (fewer)
 //        NV vectors of filters                             a vector of pixels at a time
 //   MT +-----+-----+-----+                            KT +---------+
 //   taps|    |     |     |  grad_output transposed   fil-|  dot    |  JT taps; lanes are summed once,
@@ -36,7 +36,6 @@ struct GradWeightCall {
     Axis y, x;
     Strip strip;           // of all channels of a part
     int64_t block_rows;
-    int64_t depth;         // taps of all channels of a group
     const int32_t* offset;
 
     int64_t channels() const { return shape.C / shape.G; }
@@ -174,7 +173,7 @@ static Planes planes_of(const GradWeightCall<T>& c, int64_t n, const GradWeightP
     return {c.input.data + n * stride[0] + (part.g * c.channels() + part.first_channel) * stride[1], stride[1], stride[2], stride[3]};
 }
 
-// grad_weight[k][...] of a run of taps, from a tile of sums.
+// One element of grad_weight.
 template <class T>
 FASTCV_INLINE void store_gradient(const GradWeightCall<T>& c, int64_t k, int64_t channel, int64_t tap, T value) {
     const int64_t* stride = c.grad_weight.stride_bytes;
@@ -275,7 +274,7 @@ static void pixel_lane_part(const GradWeightCall<T>& c, const GradWeightPart& pa
 template <class T>
 static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    if (s.K == 0 || s.C == 0 || s.R == 0 || s.S == 0) return Status::ok;
+    if (s.K == 0 || s.C == 0) return Status::ok;
     GradWeightCall<T> c;
     c.shape = s;
     c.grad_output = grad_output;
@@ -283,7 +282,7 @@ static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tenso
     c.grad_weight = grad_weight;
     c.y = vertical(s);
     c.x = horizontal(s);
-    c.depth = c.channels() * s.R * s.S;
+    if (strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
     const bool filter_lanes = c.filters() >= kLanes<T> / 2;
     const int threads = threads_for(2 * multiply_adds(s));
 
@@ -309,6 +308,7 @@ static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tenso
     const int64_t gradient_bytes = size * widest * round_up(s.Q, L);
     c.block_rows = larger(1, smaller(s.P, smaller(kStripBytes / larger(1, row_bytes) - c.y.steps(), kStripBytes / 2 / larger(1, gradient_bytes))));
     c.strip = make_strip<T>(c.y, c.x, part_channels, c.block_rows, s.Q);
+    if (c.strip.elements > INT32_MAX) return Status::out_of_memory;
     const int64_t offset_bytes = round_up(part_channels * s.R * s.S * int64_t(sizeof(int32_t)), 64);
     const int64_t strip_bytes = round_up(c.strip.elements * size, 64);
     const int64_t y_bytes = round_up((c.block_rows * round_up(s.Q, L) * widest + L) * size, 64);

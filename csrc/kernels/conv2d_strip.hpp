@@ -6,7 +6,7 @@
 // dilation or padding: they read `strip + offset[depth]`. One strip holds a block of output rows that fits into half the
 // second-level cache, and serves all filters.
 //
-//   pixel lanes (small depth, any K)             channel lanes (deep layers on small planes, and channels-last)
+//   pixel lanes (small depth, any K)             channel lanes (deep layers on small planes)
 //          NV vectors of pixels                         NV vectors of filters
 //        +-----+-----+-----+                          +-----+-----+
 //   MT   |     |     |     |  weights are        MT   |     |     |  pixels are broadcast,
@@ -183,6 +183,8 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
     }
     b.rows = ceil_div(y.output, b.row_blocks);
     b.columns = round_up(ceil_div(x.output, b.column_blocks), b.column_blocks > 1 ? L : 1);
+    // In place, the last block's last vector is moved back to end with the plane: the block must be a vector wide.
+    while (in_place && b.columns < x.output && x.output % b.columns != 0 && x.output % b.columns < L) b.columns += L;
     b.row_blocks = ceil_div(y.output, b.rows);
     b.column_blocks = ceil_div(x.output, b.columns);
     return b;
@@ -385,7 +387,7 @@ FASTCV_NOINLINE void channel_tile(int64_t depth, const T* packed, const T* pixel
     constexpr int L = kLanes<T>;
     Vec<T> acc[MT][NV];
     FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(bias + j * L);
-    channel_lanes<T, MT, NV>(acc, depth, packed, pixels, 1, offset);
+    channel_lanes<T, MT, NV>(acc, depth, packed, pixels, offset);
     if (activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], activation, slope);
@@ -529,7 +531,7 @@ static Weights copy_weights(const Conv2dShape& s, const Weights& w, T* to) {
     return copy;
 }
 
-// `weight` holds the filters (pixel lanes) or is null where `packed` holds them (channel lanes).
+// Pixel lanes read `weight`; channel lanes read `packed`.
 template <class T>
 static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tensor input, const Weights& weight, const T* packed,
                            Tensor output, const Epilogue& epilogue) {
@@ -550,10 +552,11 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
                  s.Q == s.W &&
                  s.Q >= (channel_lanes ? 1 : L) && input.stride_bytes[3] == size && input.stride_bytes[1] % size == 0 &&
                  input.stride_bytes[1] >= 0 && input.stride_bytes[1] / size * c.channels() < INT32_MAX;
+    if (!c.in_place && strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
     const int threads = threads_for(2 * multiply_adds(s));
     c.blocks = cut_into_blocks<T>(s, c.y, c.x, threads, c.in_place);
-    // In place, a block's last vector may be moved back, but not out of its block.
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
+    if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;
 
     const int64_t panels = ceil_div(c.filters(), 2 * L);
     const int64_t biases = channel_lanes ? s.G * panels * 2 * L : s.K + L;

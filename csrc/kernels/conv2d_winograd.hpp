@@ -10,7 +10,7 @@
 //              -> Z[row][column][lane]             output transform, bias, activation
 //              -> output                           transposed back (not for channels-last)
 //
-// Points 0, +-5/8, +-3/2 and infinity: their transforms lose a third of the accuracy that 0, +-1, +-2 lose. U is computed
+// Points 0, +-5/8, +-3/2 and infinity: their transforms lose less than half of the accuracy that 0, +-1, +-2 lose. U is computed
 // in float64 where it is packed once, in the arrays' type for a single call.
 //
 // Edge tiles. A tile that needs only r < 4 outputs in a dimension uses a subset of the points (r = 1: +-5/8, inf; 2: and 0;
@@ -26,7 +26,7 @@
 // NaN and infinity. A transform would spread one such value over a whole tile. Samples that hold any are found while X is loaded,
 // and done again tap by tap; so are all samples if the weights hold any.
 //
-// Threads take blocks; where there are too few, all work on one: first on V, then each on its own panels of filters.
+// Threads take blocks; where there are too few, or with dilation, all work on one: first on V, then each on its own panels of filters.
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
 #pragma once
@@ -71,13 +71,6 @@ constexpr double input_coefficient(int tile, int i, int k) {
         }
     }
     return k <= degree ? polynomial[k] * scale : 0;
-}
-// Coefficient of point i in output k.
-constexpr double output_coefficient(int tile, int i, int k) {
-    if (i == kPoints - 1) return k == tile - 1 ? 1 : 0;
-    double power = 1;
-    for (int m = 0; m < k; m++) power *= winograd_point(i);
-    return power;
 }
 // Coefficient of tap k in point i.
 static inline double weight_coefficient(int i, int k) {
@@ -402,22 +395,14 @@ struct TileAxis {
         const int64_t left = output - span_index * span() - phase;
         return left <= 0 ? 0 : smaller(tile, dilation == 1 ? left : ceil_div(left, dilation));
     }
-    int64_t tiles() const {
-        int64_t n = 0;
-        for (int64_t i = 0; i < spans(); i++) n += smaller(dilation, output - i * span());
-        return n;
-    }
+    // Every span but the last is full: all phases have a tile of `tile` outputs.
+    int64_t full_spans() const { return output / span(); }
+    int64_t tiles() const { return full_spans() * dilation + smaller(dilation, output % span()); }
     // Sum over the tiles of their points: what the products cost in this dimension.
     int64_t points() const {
-        int64_t n = 0;
-        for (int64_t i = 0; i < spans(); i++) {
-            const int64_t left = output - i * span(), full = left / dilation, rest = left % dilation;
-            if (full >= tile)
-                n += dilation * points_of_tile(int(tile));
-            else
-                n += rest * points_of_tile(int(full) + 1) + (full ? (dilation - rest) * points_of_tile(int(full)) : 0);
-        }
-        return n;
+        const int64_t left = output % span(), full = left / dilation, rest = left % dilation;
+        return full_spans() * dilation * points_of_tile(int(tile)) + rest * points_of_tile(int(full) + 1) +
+               (full ? (dilation - rest) * points_of_tile(int(full)) : 0);
     }
 };
 

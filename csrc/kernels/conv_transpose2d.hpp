@@ -127,12 +127,14 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     c.input = input;
     c.output = output;
     c.in_place = false;
+    if (strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
     c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, false);
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
 
+    if (c.strip.elements > INT32_MAX) return Status::out_of_memory;
     const int64_t filters = c.filters();
     const int64_t height = smaller(filters, Tiles::filters);
     const int64_t tile_elements = height * Tiles::vectors * L;
@@ -145,7 +147,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t bias_bytes = round_up((s.C + L) * size, 64);
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
     const int64_t tile_bytes = round_up(phases * tile_elements * size, 64);
-    const int64_t row_bytes = round_up(px.stride * int64_t(sizeof(T*)), 64);
+    const int64_t row_bytes = round_up(px.phases() * int64_t(sizeof(T*)), 64);
     const int64_t thread_bytes = list_bytes + tile_bytes + row_bytes + round_up(c.strip.elements * size, 64);
     Scratch scratch(phase_bytes + offset_bytes + weight_bytes + bias_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;

@@ -15,10 +15,12 @@ static inline double seconds() {
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
+constexpr int kChains = 12;
+constexpr int64_t kChainSteps = 2000000;
+
 // Independent chains of multiply-adds that never leave the registers.
 template <class T>
-FASTCV_NOINLINE double chains(int64_t steps) {
-    constexpr int kChains = 12;
+FASTCV_NOINLINE void chains(int64_t steps) {
     Vec<T> acc[kChains];
     FASTCV_UNROLL for (int i = 0; i < kChains; i++) acc[i] = splat(T(i));
     Vec<T> a = splat(T(0.999)), b = splat(T(0.001));
@@ -27,7 +29,6 @@ FASTCV_NOINLINE double chains(int64_t steps) {
         FASTCV_UNROLL for (int i = 0; i < kChains; i++) acc[i] = fma(acc[i], a, b);
     }
     FASTCV_UNROLL for (int i = 0; i < kChains; i++) keep(acc[i]);
-    return 2.0 * kChains * kLanes<T> * double(steps);
 }
 
 // FLOP/s of all threads together; the best of several short runs.
@@ -35,14 +36,18 @@ static double measure_peak(int itemsize, int threads) {
     double best = 0;
     for (int attempt = 0; attempt < 5; attempt++) {
         double begin = 0, end = 0;
+        int team_size = 1;
         parallel(threads, [&](Team team) {
             team.wait_for_all();
-            if (team.id == 0) begin = seconds();
-            itemsize == 4 ? chains<float>(2000000) : chains<double>(2000000);
+            if (team.id == 0) {
+                team_size = team.size;
+                begin = seconds();
+            }
+            itemsize == 4 ? chains<float>(kChainSteps) : chains<double>(kChainSteps);
             team.wait_for_all();
             if (team.id == 0) end = seconds();
         });
-        const double flops = 2.0 * 12 * (kVectorBytes / itemsize) * 2000000 * threads;
+        const double flops = 2.0 * kChains * (kVectorBytes / itemsize) * double(kChainSteps) * team_size;
         if (flops / (end - begin) > best) best = flops / (end - begin);
     }
     return best;

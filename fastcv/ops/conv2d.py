@@ -279,8 +279,9 @@ def conv2d_grad_weight(
             grad_output[n, k, p, q]
             * input[n, c, p * stride + r * dilation - top, q * stride + s * dilation - left]
 
-    The gradient with respect to the bias is ``grad_output.sum(axis=(0, 2, 3))``. Partial sums of
-    threads are added in a fixed order, so the bits do not depend on the number of threads.
+    The gradient with respect to the bias is ``grad_output.sum(axis=(0, 2, 3))``. Threads
+    share out filters or channels, never the terms of a sum, so the bits do not depend on their
+    number.
 
     Examples
     --------
