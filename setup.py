@@ -61,7 +61,7 @@ core = Pybind11Extension(
     extra_link_args=["-fopenmp", *SANITIZE],
 )
 
-# pybind11's default would ask for link-time optimisation, which may merge code across instruction sets.
+# Python's own flags may ask for link-time optimisation, which merges code across sets.
 if "-flto" in (sysconfig.get_config_var("CFLAGS") or ""):
     core.extra_link_args.append("-fno-lto")
 

@@ -22,7 +22,7 @@ namespace {
 
 struct CostModel {
     static constexpr double multiply_add = 0.54;   // cycles a vector, at 93% of two a cycle
-    static constexpr double move = 1.5;            // to copy a vector into a strip
+    static constexpr double move = 3;              // to copy a vector into a strip
     static constexpr double transpose = 5;         // a vector's share of a square, loads and stores included
     static constexpr double input_tile = 130;      // transforms of a full tile and one vector of channels
     static constexpr double output_tile = 90;
@@ -33,15 +33,25 @@ struct CostModel {
     static constexpr double gigahertz = 4;         // for showing, not for choosing
 };
 
+// Filling strips. A block fills the rows under its whole window again: at large dilation, many for each row of outputs.
+template <class T>
+static double fill_cost(const Conv2dShape& s) {
+    const Axis y = vertical(s), x = horizontal(s);
+    const int64_t pitch = make_strip<T>(y, x, 1, s.P, s.Q).pitch;
+    const double planes = double(s.C / s.G) * double(y.slots() * x.slots());
+    const double fitting = double(kStripBytes) / (planes * double(pitch) * double(sizeof(T))) - double(y.steps());
+    const double block_rows = fitting < 1 ? 1 : fitting < double(s.P) ? fitting : double(s.P);
+    const double rows = double(s.P) / block_rows * (block_rows + double(y.steps()));
+    return double(s.G) * planes * double(ceil_div(pitch, kLanes<T>)) * rows * CostModel::move;
+}
+
 template <class T>
 static double pixel_lane_cost(const Conv2dShape& s) {
     constexpr int64_t L = kLanes<T>;
-    const Axis y = vertical(s), x = horizontal(s);
-    const double channels = double(s.C / s.G), depth = channels * double(s.R * s.S);
-    const int64_t pitch = make_strip<T>(y, x, 1, s.P, s.Q).pitch;
+    const double depth = double(s.C / s.G) * double(s.R * s.S);
+    const int64_t pitch = make_strip<T>(vertical(s), horizontal(s), 1, s.P, s.Q).pitch;
     const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
-    const double filled = double(s.G) * channels * double(y.slots() * x.slots() * (s.P + y.steps()) * ceil_div(pitch, L));
-    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + filled * CostModel::move;
+    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + fill_cost<T>(s);
 }
 
 // Tiles of whole panels; rows of the window that see only padding are skipped.
@@ -56,8 +66,7 @@ static double channel_lane_cost(const Conv2dShape& s) {
     // A tile of few pixels waits for its chains of multiply-adds, and reads as many weights as a full one.
     const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);
     const double thin = double(s.Q) / double(pieces) < 5 ? 5 * double(pieces) / double(s.Q) : 1;
-    return products * CostModel::multiply_add * thin + pixels * lanes * 2 * CostModel::transpose +
-           double(s.C) * double(s.H * s.W) / L * CostModel::move;
+    return products * CostModel::multiply_add * thin + pixels * lanes * 2 * CostModel::transpose + fill_cost<T>(s);
 }
 
 template <class T>

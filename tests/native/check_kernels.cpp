@@ -321,6 +321,10 @@ bool applies(const Way& way, const Conv2dShape& s) {
     const bool winograd = way.algorithm == Conv2dAlgorithm::winograd || (way.forced && way.kind == Conv2dChoice::winograd);
     if (winograd && !fits_winograd(s)) return false;
     if (way.forced && way.kind == Conv2dChoice::depthwise && s.C != s.G) return false;
+    // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
+    if (way.forced && winograd &&
+        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true).kind != Conv2dChoice::winograd)
+        return false;
     return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
 }
 
@@ -328,7 +332,11 @@ Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s
                   Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv2d(s, itemsize, way.algorithm, input, weight, output, epilogue);
     Conv2dPacked packed;
-    packed.choice = way.forced ? Conv2dChoice{way.kind, way.tile, 0, 0} : table.conv2d_choose(s, itemsize, way.algorithm, true);
+    packed.choice = table.conv2d_choose(s, itemsize, way.algorithm, true);
+    if (way.forced) {
+        packed.choice.kind = way.kind;
+        packed.choice.tile = way.tile;
+    }
     const int64_t bytes = table.conv2d_packed_bytes(s, itemsize, packed.choice);
     std::vector<char> memory(size_t(bytes) + 64);
     if (bytes) {
