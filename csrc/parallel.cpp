@@ -80,6 +80,8 @@ Scratch::Scratch(int64_t bytes) : data_(nullptr), kept_(bytes <= kKeptScratchByt
     kept.in_use = data_ != nullptr;
 }
 
+char* Scratch::data() const { return data_; }
+
 Scratch::~Scratch() {
     if (!kept_)
         free(data_);

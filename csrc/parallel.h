@@ -28,7 +28,7 @@ public:
     ~Scratch();
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
-    char* data() const { return data_; }  // null: memory ran out
+    char* data() const;  // null: memory ran out
 
 private:
     char* data_;

@@ -81,7 +81,7 @@ static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     const double transforms = tiles * area * (channels / L * CostModel::input_tile + filters / L * CostModel::output_tile);
     const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     const double bytes = double(layout.points) * channels * filters * size * groups;
-    const double passes = tiles < 112 ? 1 : tiles / 56;
+    const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
     double cost = groups * (products + transforms + moves);
     if (bytes > 512 * 1024) cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
     if (!packed) cost += groups * channels * filters / L * CostModel::transform_weight * area + bytes / CostModel::packed_bytes;
