@@ -55,7 +55,7 @@ def draw(
         strongest = np.argsort(-layer.std(axis=(1, 2)))[:9]
         maps = np.stack([stretched(layer[index]) for index in strongest])
         panel(2, column, name, montage(maps.reshape(3, 3, *layer.shape[1:])), cmap="viridis")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
 
