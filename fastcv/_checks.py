@@ -268,19 +268,28 @@ def conv2d_sides(weight_shape: Shape, parameters: Conv2dParameters) -> Sides:
     )
 
 
-def conv2d_algorithm(op: str, value: Any, weight_shape: Shape, stride: Pair) -> int:
-    """Return the algorithm's code, if a convolution with this window and stride can have it."""
+def conv2d_algorithm(op: str, value: Any, weight_shape: Shape, stride: Pair, dilation: Pair) -> int:
+    """Return the algorithm's code, if a convolution with these parameters can have it."""
     code = _ALGORITHMS.get(value) if isinstance(value, str) else None
     if code is None:
         names = ", ".join(repr(name) for name in _ALGORITHMS)
         wrong = ValueError if isinstance(value, str) else TypeError
         raise wrong(f"{op}: algorithm must be one of {names}, got {_describe(value)}")
-    if value == "winograd" and (weight_shape[2:] != (3, 3) or stride != (1, 1)):
+    if value == "winograd" and not _winograd_applies(weight_shape[2:], stride, dilation):
         raise ValueError(
-            f"{op}: algorithm 'winograd' needs a 3 x 3 window and stride 1, got weight.shape[2:] "
-            f"{weight_shape[2:]} and stride {stride}"
+            f"{op}: algorithm 'winograd' needs a window of 2 to 121 taps and, along a stride, no "
+            f"dilation and at most 5 taps a stride apart, got weight.shape[2:] "
+            f"{weight_shape[2:]}, stride {stride} and dilation {dilation}"
         )
     return code
+
+
+def _winograd_applies(window: Shape, stride: Pair, dilation: Pair) -> bool:
+    along_strides = (
+        taps == 1 or step == 1 or (distance == 1 and taps <= 5 * step)
+        for taps, step, distance in zip(window, stride, dilation, strict=True)
+    )
+    return 1 < math.prod(window) <= 121 and all(along_strides)
 
 
 @lru_cache(maxsize=256)

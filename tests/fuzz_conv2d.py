@@ -118,10 +118,12 @@ def draw(seed: int) -> Example:
 
     while True:
         style = pick("dense", "dense", "winograd", "depthwise", "grouped")
-        kernel = (3, 3) if style == "winograd" else pick((1, 1), (3, 3), pair(1, 5), pair(1, 9))
+        kernel = pick((1, 1), (3, 3), pair(1, 5), pair(1, 9))
+        if style == "winograd":
+            kernel = pick((3, 3), (3, 3), (5, 5), pair(3, 5), (1, 7), (3, 1))
         stride = pick((1, 1), (1, 1), (2, 2), pair(1, 4), pair(1, 9))
         if style == "winograd":
-            stride = (1, 1)
+            stride = pick((1, 1), (1, 1), (2, 2))
         padding = pick("valid", (pair(0, 2), pair(0, 2)), (pair(0, 11), pair(0, 11)))
         if stride == (1, 1):
             padding = pick(padding, "same")
@@ -146,7 +148,9 @@ def draw(seed: int) -> Example:
             threads=pick(1, 2, 3, 7),
             layouts=tuple(pick("contiguous", pick(*LAYOUTS)) for _ in range(4)),
         )
-        if example.algorithm == "winograd" and (kernel != (3, 3) or stride != (1, 1)):
+        weight = np.empty(example.weight_shape, bool)
+        asked = example.algorithm == "winograd"
+        if asked and not may_take_winograd(weight, stride, dilation=example.dilation):
             continue
         if example.possible:
             return example

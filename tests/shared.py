@@ -22,15 +22,28 @@ each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
-def may_take_winograd(weight: np.ndarray, stride: tuple[int, int], algorithm: str = "auto") -> bool:
+def may_take_winograd(
+    weight: np.ndarray,
+    stride: tuple[int, int],
+    algorithm: str = "auto",
+    dilation: tuple[int, int] = (1, 1),
+) -> bool:
     """Whether a convolution may run as Winograd, and so is held to that bound."""
-    return algorithm != "direct" and weight.shape[-2:] == (3, 3) and stride == (1, 1)
+    if algorithm == "direct" or not 1 < math.prod(weight.shape[-2:]) <= 121:
+        return False
+    return all(
+        taps == 1 or step == 1 or (distance == 1 and math.ceil(taps / step) <= 5)
+        for taps, step, distance in zip(weight.shape[-2:], stride, dilation, strict=True)
+    )
 
 
-def algorithms(weight: np.ndarray, stride: tuple[int, int] = (1, 1)) -> tuple[str, ...]:
+def algorithms(
+    weight: np.ndarray, stride: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1)
+) -> tuple[str, ...]:
     """Those that this convolution can be asked to take."""
     direct = ("auto", "direct")
-    return (*direct, "winograd") if may_take_winograd(weight, stride) else direct
+    applies = may_take_winograd(weight, stride, dilation=dilation)
+    return (*direct, "winograd") if applies else direct
 
 
 def bound_of(
@@ -52,7 +65,7 @@ def check(
     """Every algorithm, in one call and packed, against the reference."""
     want = reference.conv2d(*widened(x, weight, bias), **parameters)
     stride = parameters.get("stride", (1, 1))
-    for algorithm in algorithms(weight, stride):
+    for algorithm in algorithms(weight, stride, parameters.get("dilation", (1, 1))):
         bound = bound_of(x, weight, bias, stride, algorithm)
         label = f"({algorithm}, input {x.shape}, weight {weight.shape}, {parameters})"
         got = conv2d(x, weight, bias, **parameters, algorithm=algorithm)

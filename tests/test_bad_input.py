@@ -207,8 +207,11 @@ def test_the_text_as_documented() -> None:
 def test_combinations(op: str, call: Callable[..., None]) -> None:
     for changes, text in (
         ({"padding": "same", "stride": 2}, 'padding "same" needs stride 1, got stride (2, 2)'),
-        ({"algorithm": "winograd", "stride": 2}, "stride (2, 2)"),
-        ({"algorithm": "winograd", "weight": ones(6, 4, 5, 3)}, "(5, 3)"),
+        (
+            {"algorithm": "winograd", "stride": 2, "dilation": 2},
+            "stride (2, 2) and dilation (2, 2)",
+        ),
+        ({"algorithm": "winograd", "weight": ones(6, 4, 11, 12), "padding": 6}, "(11, 12)"),
         ({"algorithm": "winograd", "weight": ones(6, 4, 1, 1)}, "(1, 1)"),
     ):
         with pytest.raises(ValueError, match=rf"^{op}: .*{re.escape(text)}"):

@@ -420,7 +420,7 @@ def test_activation_of_each_kind(case: Case, activation: Any, dtype: type) -> No
     want = reference.conv2d(*widened(x, weight, bias), **case.parameters, activation=activation)
     # None of them is steeper than 2, leaky_relu's slope here; their own error comes on top.
     own = ACTIVATION * np.finfo(dtype).eps * max(1.0, np.abs(want).max())
-    for algorithm in algorithms(weight, case.stride):
+    for algorithm in algorithms(weight, case.stride, case.dilation):
         bound = 2 * bound_of(x, weight, bias, case.stride, algorithm) + own
         options = {**case.parameters, "activation": activation, "algorithm": algorithm}
         assert_close(conv2d(x, weight, bias, **options), want, bound, algorithm)

@@ -78,7 +78,7 @@ def test_nothing_outside_the_arrays_is_touched(
     want = reference.conv2d(*widened(*arrays), **case.parameters)
     x, weight, bias = map(place, arrays)
     out = place(np.zeros(case.output_shape, dtype))
-    for algorithm in algorithms(weight, case.stride):
+    for algorithm in algorithms(weight, case.stride, case.dilation):
         out.fill(np.nan)
         conv2d(x, weight, bias, **case.parameters, algorithm=algorithm, out=out)
         assert_close(out, want, bound_of(*arrays, case.stride, algorithm), algorithm)

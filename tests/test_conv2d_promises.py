@@ -106,7 +106,7 @@ def test_nan_reaches_the_windows_that_see_it_and_no_others(case: Case, dtype: ty
     seen = reference.conv2d(mark, np.ones(case.weight_shape), **case.parameters) != 0
     for special in (np.nan, np.inf, -np.inf):
         x[place] = special
-        for algorithm in algorithms(weight, case.stride):
+        for algorithm in algorithms(weight, case.stride, case.dilation):
             result = conv2d(x, weight, bias, **case.parameters, algorithm=algorithm)
             packed = Conv2d(weight, bias, **case.parameters, algorithm=algorithm)(x)
             for got in (result, packed):

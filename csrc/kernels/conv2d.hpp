@@ -72,14 +72,14 @@ static double channel_lane_cost(const Conv2dShape& s) {
 template <class T>
 static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     constexpr double L = kLanes<T>;
-    const TileAxis y{s.P, s.dilation_h, tile}, x{s.Q, s.dilation_w, tile};
     const WinogradWeights<T> layout(s, tile);
+    const TileAxis y = tile_axis(s.P, s.dilation_h, tile, layout.window.y), x = tile_axis(s.Q, s.dilation_w, tile, layout.window.x);
     const double groups = double(s.G), channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
     const double tiles = double(y.tiles()) * double(x.tiles()), size = double(sizeof(T));
     const double area = double(layout.points) / 36;
     const double products = double(y.points()) * double(x.points()) * channels * filters / L * CostModel::multiply_add;
     const double transforms = tiles * area * (channels / L * CostModel::input_tile + filters / L * CostModel::output_tile);
-    const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
+    const double moves = (double(s.H * s.W) * double(layout.part_channels) + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
     double cost = groups * (products + transforms + moves);
@@ -134,12 +134,12 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
             best.direct_cost = cost;
         }
     }
-    const bool possible = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
+    const bool possible = WinogradWindow(s).possible(s);
     // A sum of few channels has little error of its own to hide the transforms' in: theirs would be over three times as large.
     const bool accurate = s.C / s.G >= 8 || algorithm == Conv2dAlgorithm::winograd;
     if (!possible || !accurate || algorithm == Conv2dAlgorithm::direct) return best;
-    int tile = 4;
-    for (int t = 4; t >= 2; t--) {
+    int tile = 0;
+    for (int t = WinogradWindow::largest_tile(s); t >= 2; t--) {
         const double cost = winograd_cost<T>(s, t, packed) * milliseconds;
         if (cost < best.winograd_cost) {
             best.winograd_cost = cost;

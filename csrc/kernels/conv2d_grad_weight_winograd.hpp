@@ -22,33 +22,23 @@ namespace {
 
 constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
 
-// Coefficient of gradient k in point i of a tile of R: the weights' of R taps, scaled for all of F(4)'s points.
-constexpr double gradient_coefficient(int tile, int i, int k) {
-    if (i == kPoints - 1) return k == tile - 1 ? 1 : 0;
-    double divisor = 1, power = 1;
-    for (int q = 0; q < kPoints - 1; q++)
-        if (q != i) divisor *= winograd_point(i) - winograd_point(q);
-    for (int m = 0; m < k; m++) power *= winograd_point(i);
-    return power / divisor;
-}
-
-// One dimension of G y: R gradients to their points.
+// One dimension of G y: R gradients to their points, as R taps of a window would be.
 template <class T, int R>
 FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
     // Even and odd powers of a pair of opposite points are shared.
     FASTCV_UNROLL for (int pair = 0; pair < 2; pair++) {
         const int i = kPair[pair][0];
-        if (smallest_tile(i) > R) continue;
-        Vec<T> even_part = splat(T(gradient_coefficient(R, i, 0))) * y[0];
+        if (!uses_point(R + 2, i)) continue;
+        Vec<T> even_part = splat(T(weight_coefficient(R, i, 0))) * y[0];
         Vec<T> odd_part = zero<T>();
-        if constexpr (R > 1) odd_part = splat(T(gradient_coefficient(R, i, 1))) * y[1];
-        if constexpr (R > 2) even_part = fma(splat(T(gradient_coefficient(R, i, 2))), y[2], even_part);
-        if constexpr (R > 3) odd_part = fma(splat(T(gradient_coefficient(R, i, 3))), y[3], odd_part);
+        if constexpr (R > 1) odd_part = splat(T(weight_coefficient(R, i, 1))) * y[1];
+        if constexpr (R > 2) even_part = fma(splat(T(weight_coefficient(R, i, 2))), y[2], even_part);
+        if constexpr (R > 3) odd_part = fma(splat(T(weight_coefficient(R, i, 3))), y[3], odd_part);
         // The divisors of opposite points are equal: only odd powers change sign.
         points[i] = even_part + odd_part;
         points[i + 1] = even_part - odd_part;
     }
-    points[0] = splat(T(gradient_coefficient(R, 0, 0))) * y[0];
+    points[0] = splat(T(weight_coefficient(R, 0, 0))) * y[0];
     points[5] = y[R - 1];
 }
 
@@ -63,14 +53,14 @@ FASTCV_NOINLINE void gradient_tiles(const T* z, const TilePlace* tiles, int64_t 
             FASTCV_UNROLL for (int i = 0; i < R; i++) y[i] = load(tile + i * row + j * column);
             gradient_points<T, R>(y, points);
             FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
-                if (smallest_tile(i) <= R) half[i][j] = points[i];
+                if (uses_point(R + 2, i)) half[i][j] = points[i];
         }
         FASTCV_UNROLL for (int i = 0; i < kPoints; i++) {
-            if (smallest_tile(i) > R) continue;
+            if (!uses_point(R + 2, i)) continue;
             Vec<T> points[kPoints];
             gradient_points<T, Q>(half[i], points);
             FASTCV_UNROLL for (int j = 0; j < kPoints; j++)
-                if (smallest_tile(j) <= Q) store(d + offset[i * kPoints + j], points[j]);
+                if (uses_point(Q + 2, j)) store(d + offset[i * kPoints + j], points[j]);
         }
     }
 }
@@ -120,9 +110,9 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
     const int64_t filters = s.K / s.G, phases = b.rows.phases(), first_column = b.columns.first_span * c.x.span();
     const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
     const char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + filter) * c.output.stride_bytes[1];
-    for (int64_t i = 0; i < b.rows.spans() * c.tile; i++)
+    for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
         for (int64_t p = 0; p < phases; p++) {
-            const int64_t row = (b.rows.first_span * c.tile + i) * c.y.dilation + b.rows.first_phase + p;
+            const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
             if (row >= s.P) continue;
             T* to = z + (i * phases + p) * c.z_pitch * L;
             load_channel_lanes(to, columns, planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],

@@ -1,8 +1,11 @@
-// 3x3 convolution with stride 1 by Winograd's minimal filtering, fused from input to output.
+// Convolution by Winograd's minimal filtering, fused from input to output: windows of 3, 4 or 5 taps along either axis or both,
+// and larger ones in parts.
 //
-//   Y = A' [ sum over c of (G w G') .* (B' x B) ] A        for tiles of 4x4 (3x3, 2x2) outputs
+//   Y = A' [ sum over c of (G w G') .* (B' x B) ] A        for tiles of 4x4 (3x3, 2x2) outputs under a 3x3 window
 //
-// F(4x4, 3x3) needs 36 multiplications where a direct sum needs 144. Lanes are channels everywhere:
+// F(4x4, 3x3) needs 36 multiplications where a direct sum needs 144. With six points, the most whose rounding errors are small, a
+// tile of r outputs under t taps has r + t - 1 <= 6: F(3x3, 4x4) does 36 for 144 as well, F(2x2, 5x5) 36 for 100, and along one axis
+// F(4, 3), F(3, 4) and F(2, 5) do 6 for 12, 12 and 10. Lanes are channels everywhere:
 //
 //   input rows -> X[row][column][lane]             squares of pixels x channels are transposed, padding included
 //              -> V[point][C / lanes][tile][lane]  input transform B' x B
@@ -18,6 +21,10 @@
 // its own number of tiles, and a plane of 14 = 3 * 4 + 2 rows costs what it needs. Tiles are sorted by class, full ones first.
 // Taking 3 or 2 as the largest tile is F(3x3) and F(2x2): U shrinks from 36 to 25 or 16 points, which pays where reading U is
 // what takes the time (512 channels on 7x7).
+//
+// Parts. A window of 7 taps is two of 4, the last of them zero, whose products add up in M as more channels do. A window with stride s
+// is s windows of every s-th tap, each over the pixels that are equal modulo s: a 5x5 one with stride 2 is four of 3x3, 36 * 4
+// multiplications for 400. All parts of a block read the one X.
 //
 // Dilation d. Output pixels equal modulo d form d * d independent undilated convolutions. Their tiles stand side by side in
 // one block: the transforms read X at a pixel stride of d and write Z likewise, so nothing is copied apart and no channel of
@@ -66,68 +73,133 @@ static PointProduct<T> find_point_product(int64_t tiles) {
     return point_product<T, MT, NV>;
 }
 
-// ---- weights: U[group][panel][point][C rounded up to lanes][2 * lanes]
+// ---- the window in parts
+
+// One dimension: `parts` windows of `taps` taps. Taps of a part are `step` apart; what lies beyond the window counts as zero.
+struct WindowAxis {
+    int64_t all, taps, parts, step;
+
+    explicit WindowAxis(const Axis& a) : all(a.taps), taps(a.taps), parts(1), step(a.taps > 1 ? a.stride : 1) {
+        if (step > 1) {
+            parts = smaller(step, all);
+            taps = ceil_div(all, step);
+        } else if (all > kPoints - 1) {
+            parts = ceil_div(all, 4);
+            taps = ceil_div(all, parts);
+        }
+    }
+    int64_t first(int64_t part) const { return step > 1 ? part : part * taps; }
+    int64_t tap(int64_t part, int64_t i) const { return first(part) + i * step; }
+};
+
+struct WinogradWindow {
+    WindowAxis y, x;
+
+    explicit WinogradWindow(const Conv2dShape& s) : y(vertical(s)), x(horizontal(s)) {
+        const int64_t taps = larger(3, larger(y.taps, x.taps));
+        if (y.all > 1) y.taps = taps;
+        if (x.all > 1) x.taps = taps;
+    }
+    int64_t parts() const { return y.parts * x.parts; }
+    int64_t taps() const { return larger(y.taps, x.taps); }
+    int64_t taps_at_once() const { return y.all * x.all; }
+    // Strides and dilation exclude each other: their phases would have to be cut out of each other.
+    bool possible(const Conv2dShape& s) const {
+        const bool simple = (y.step == 1 || s.dilation_h == 1) && (x.step == 1 || s.dilation_w == 1);
+        return simple && taps() > 1 && taps() < kPoints && taps_at_once() <= kMostTaps;
+    }
+    static constexpr int64_t kMostTaps = 121;  // bounds what lies on the stack while weights are transformed
+    static int largest_tile(const Conv2dShape& s) { return fastcv::FASTCV_ISA::largest_tile(WinogradWindow(s).taps()); }
+};
+
+// ---- weights: U[group][panel][point][part][C rounded up to lanes][2 * lanes]
 
 template <class T>
 struct WinogradWeights {
-    int64_t channels, panels, points, panel_elements;
+    WinogradWindow window;
+    int64_t points_y, points_x, points;
+    int64_t part_channels, channels;  // of a part, and of all: the depth of the products
+    int64_t panels, panel_elements;
 
     WinogradWeights(const Conv2dShape& s, int tile)
-        : channels(round_up(s.C / s.G, kLanes<T>)),
+        : window(s),
+          points_y(window.y.all == 1 ? 1 : tile + window.y.taps - 1),
+          points_x(window.x.all == 1 ? 1 : tile + window.x.taps - 1),
+          points(points_y * points_x),
+          part_channels(round_up(s.C / s.G, kLanes<T>)),
+          channels(part_channels * window.parts()),
           panels(ceil_div(s.K / s.G, 2 * kLanes<T>)),
-          points(points_of_tile(tile) * points_of_tile(tile)),
           panel_elements(points * channels * 2 * kLanes<T>) {}
     int64_t elements(const Conv2dShape& s) const { return s.G * panels * panel_elements; }
 };
 
-// One dimension of G w for `width` filters side by side: three taps to the points of `tile`, in the order of their ranks.
-template <class D>
-static void weight_points(int tile, const D* w0, const D* w1, const D* w2, int64_t width, D* points, int64_t point_stride) {
-    D g[kPoints][3];
-    for (int i = 0; i < kPoints; i++)
-        for (int t = 0; t < 3; t++) g[i][t] = D(weight_coefficient(i, t));
-    D* plus_b = points + rank_of_point(tile, 3) * point_stride;
-    D* minus_b = points + rank_of_point(tile, 4) * point_stride;
-    D* infinity = points + rank_of_point(tile, 5) * point_stride;
+// One dimension of G w for `width` filters side by side: w[tap] to n points, in the order of their ranks.
+template <class D, int Taps>
+FASTCV_INLINE void weight_points_of(int64_t n, const D* const* w, int64_t width, D* points, int64_t point_stride) {
     for (int64_t k = 0; k < width; k += kLanes<D>) {
-        const Vec<D> x = load(w0 + k), y = load(w1 + k), z = load(w2 + k);
+        Vec<D> tap[Taps];
+        FASTCV_UNROLL for (int t = 0; t < Taps; t++) tap[t] = load(w[t] + k);
+        D* to = points + k;
+        if (uses_point(n, 0)) {
+            store(to, splat(D(weight_coefficient(Taps, 0, 0))) * tap[0]);
+            to += point_stride;
+        }
         // Opposite points share their even and odd parts.
-        const Vec<D> even_a = fma(splat(g[1][2]), z, splat(g[1][0]) * x), odd_a = splat(g[1][1]) * y;
-        store(points + k, splat(g[0][0]) * x);
-        store(points + point_stride + k, even_a + odd_a);
-        store(points + 2 * point_stride + k, even_a - odd_a);
-        const Vec<D> even_b = fma(splat(g[3][2]), z, splat(g[3][0]) * x), odd_b = splat(g[3][1]) * y;
-        if (tile >= 3) store(plus_b + k, even_b + odd_b);
-        if (tile >= 4) store(minus_b + k, even_b - odd_b);
-        store(infinity + k, z);
+        FASTCV_UNROLL for (int pair = 1; pair < kPoints - 1; pair += 2) {
+            if (!uses_point(n, pair)) continue;
+            Vec<D> even_part = splat(D(weight_coefficient(Taps, pair, 0))) * tap[0], odd_part = zero<D>();
+            FASTCV_UNROLL for (int t = 2; t < Taps; t += 2)
+                even_part = fma(splat(D(weight_coefficient(Taps, pair, t))), tap[t], even_part);
+            if (Taps > 1) odd_part = splat(D(weight_coefficient(Taps, pair, 1))) * tap[1 % Taps];
+            FASTCV_UNROLL for (int t = 3; t < Taps; t += 2)
+                odd_part = fma(splat(D(weight_coefficient(Taps, pair, t))), tap[t], odd_part);
+            store(to, even_part + odd_part);
+            to += point_stride;
+            if (!uses_point(n, pair + 1)) continue;
+            store(to, even_part - odd_part);
+            to += point_stride;
+        }
+        store(to, tap[Taps - 1]);
+    }
+}
+template <class D>
+static void weight_points(int64_t n, int64_t taps, const D* const* w, int64_t width, D* points, int64_t point_stride) {
+    switch (taps) {
+        case 1: weight_points_of<D, 1>(n, w, width, points, point_stride); break;
+        case 3: weight_points_of<D, 3>(n, w, width, points, point_stride); break;
+        case 4: weight_points_of<D, 4>(n, w, width, points, point_stride); break;
+        default: weight_points_of<D, 5>(n, w, width, points, point_stride); break;
     }
 }
 
-// taps[9][width] of one channel's filters, side by side; zeros behind the last. Windows that are contiguous, forwards or turned, are
-// transposed a square at a time.
+// taps[R * S][width] of one channel's filters, side by side; zeros behind the last. Windows that are contiguous, forwards or turned,
+// are transposed a square at a time.
 template <class T>
-static void gather_windows(const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
+static void gather_windows(const Conv2dShape& s, const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    const bool forwards = w.column_bytes == size && w.row_bytes == 3 * size;
-    const bool turned = w.column_bytes == -size && w.row_bytes == -3 * size;
-    if (forwards || turned) {
+    const int64_t n = s.R * s.S;
+    const auto lies = [&](int64_t sign) {
+        return (s.S == 1 || w.column_bytes == sign * size) && (s.R == 1 || w.row_bytes == sign * s.S * size);
+    };
+    const bool turned = lies(-1);
+    if (lies(1) || turned) {
         for (int64_t k = 0; k < width; k += L)
-            for (int64_t t = 0; t < 9; t += L) {
+            for (int64_t t = 0; t < n; t += L) {
                 Vec<T> square[L];
                 FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
-                    const char* window = from + (k + i) * w.filter_bytes - (turned ? 8 * size : 0);
-                    square[i] = k + i < count ? load_first(reinterpret_cast<const T*>(window) + t, 9 - t) : zero<T>();
+                    const char* window = from + (k + i) * w.filter_bytes - (turned ? (n - 1) * size : 0);
+                    square[i] = k + i < count ? load_first(reinterpret_cast<const T*>(window) + t, n - t) : zero<T>();
                 }
                 transpose<T>(square);
                 FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
-                    if (t + i < 9) store(taps + (turned ? 8 - t - i : t + i) * width + k, square[i]);
+                    if (t + i < n) store(taps + (turned ? n - 1 - t - i : t + i) * width + k, square[i]);
             }
         return;
     }
     for (int64_t k = 0; k < width; k++)
-        for (int t = 0; t < 9; t++)
+        for (int64_t t = 0; t < n; t++)
             taps[t * width + k] =
-                k < count ? load_scalar<T>(from + k * w.filter_bytes + t / 3 * w.row_bytes + t % 3 * w.column_bytes) : T(0);
+                k < count ? load_scalar<T>(from + k * w.filter_bytes + t / s.S * w.row_bytes + t % s.S * w.column_bytes) : T(0);
 }
 
 // to[i] = from[i], n of them, whole vectors of the narrower type.
@@ -144,24 +216,42 @@ template <class T, class D>
 static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, int* not_finite, Team team) {
     constexpr int64_t L = kLanes<T>, W = 2 * L;
     const WinogradWeights<T> layout(s, tile);
-    const int64_t filters = s.K / s.G, channels = s.C / s.G, n = points_of_tile(tile);
-    const int64_t work = s.G * layout.panels * layout.channels;
+    const WindowAxis &y = layout.window.y, &x = layout.window.x;
+    const int64_t filters = s.K / s.G, channels = s.C / s.G, window = s.R * s.S;
+    const int64_t work = s.G * layout.panels * layout.part_channels;
+    // Aligned: a load of a line-crossing store just made would wait for it to reach the cache.
+    alignas(64) T gathered[WinogradWindow::kMostTaps * W];
+    alignas(64) D taps[(WinogradWindow::kMostTaps + 1) * W], half[kPoints][kPoints][W], row[kPoints][W];
+    D* const nothing = taps + window * W;  // a tap beyond the window
+    for (int64_t i = 0; i < W; i++) nothing[i] = 0;
     for (int64_t item = team.begin(work); item < team.end(work); item++) {
-        const int64_t c = item % layout.channels, panel = item / layout.channels;
+        const int64_t c = item % layout.part_channels, panel = item / layout.part_channels;
         const int64_t first = panel % layout.panels * W, count = smaller(W, filters - first);
         const int64_t width = count > L ? W : L;
-        // Aligned: a load of a line-crossing store just made would wait for it to reach the cache.
-        alignas(64) T gathered[9 * W] = {};
-        alignas(64) D taps[9 * W], half[kPoints][3][W], row[kPoints][W];
-        if (c < channels) gather_windows(weight, weight.at(panel / layout.panels, first, c), count, W, gathered);
-        if (!all_finite(gathered, 9 * W / L)) raise_flag(not_finite);
-        convert_lanes<T, D>(gathered, taps, 9 * W);
-        T* to = packed + panel * layout.panel_elements + c * width;
-        for (int t = 0; t < 3; t++) weight_points<D>(tile, taps + t * W, taps + (3 + t) * W, taps + (6 + t) * W, width, half[0][t], 3 * W);
-        for (int64_t i = 0; i < n; i++) {
-            weight_points<D>(tile, half[i][0], half[i][1], half[i][2], width, row[0], W);
-            for (int64_t j = 0; j < n; j++)
-                convert_lanes<D, T>(row[j], to + (i * n + j) * layout.channels * width, width);
+        if (c < channels)
+            gather_windows(s, weight, weight.at(panel / layout.panels, first, c), count, W, gathered);
+        else
+            for (int64_t i = 0; i < window * W; i += L) store(gathered + i, zero<T>());
+        if (!all_finite(gathered, window * W / L)) raise_flag(not_finite);
+        convert_lanes<T, D>(gathered, taps, window * W);
+        for (int64_t part = 0; part < layout.window.parts(); part++) {
+            const int64_t part_y = part / x.parts, part_x = part % x.parts;
+            const D* column[kPoints];
+            for (int64_t t = 0; t < x.taps; t++) {
+                const int64_t at_x = x.tap(part_x, t);
+                for (int64_t r = 0; r < y.taps; r++) {
+                    const int64_t at_y = y.tap(part_y, r);
+                    column[r] = at_y < s.R && at_x < s.S ? taps + (at_y * s.S + at_x) * W : nothing;
+                }
+                weight_points<D>(layout.points_y, y.taps, column, width, half[0][t], kPoints * W);
+            }
+            T* to = packed + panel * layout.panel_elements + (part * layout.part_channels + c) * width;
+            for (int64_t i = 0; i < layout.points_y; i++) {
+                for (int64_t t = 0; t < x.taps; t++) column[t] = half[i][t];
+                weight_points<D>(layout.points_x, x.taps, column, width, row[0], W);
+                for (int64_t j = 0; j < layout.points_x; j++)
+                    convert_lanes<D, T>(row[j], to + (i * layout.points_x + j) * layout.channels * width, width);
+            }
         }
     }
 }
@@ -176,7 +266,7 @@ struct SpanRange {
 };
 
 struct TileAxis {
-    int64_t output, dilation, tile;
+    int64_t output, dilation, tile, taps = 3;
 
     int64_t span() const { return tile * dilation; }
     int64_t spans() const { return ceil_div(output, span()); }
@@ -188,13 +278,17 @@ struct TileAxis {
     // Every span but the last is full: all phases have a tile of `tile` outputs.
     int64_t full_spans() const { return output / span(); }
     int64_t tiles() const { return full_spans() * dilation + smaller(dilation, output % span()); }
+    int64_t points_of(int64_t outputs) const { return outputs + taps - 1; }
     // Sum over the tiles of their points: what the products cost in this dimension.
     int64_t points() const {
         const int64_t left = output % span(), full = left / dilation, rest = left % dilation;
-        return full_spans() * dilation * points_of_tile(int(tile)) + rest * points_of_tile(int(full) + 1) +
-               (full ? (dilation - rest) * points_of_tile(int(full)) : 0);
+        return full_spans() * dilation * points_of(tile) + rest * points_of(full + 1) + (full ? (dilation - rest) * points_of(full) : 0);
     }
 };
+
+static inline TileAxis tile_axis(int64_t output, int64_t dilation, int tile, const WindowAxis& w) {
+    return {output, dilation, w.all == 1 ? 1 : tile, w.taps};
+}
 
 // Tiles of one class: r x q outputs. Sorted within a block, full tiles first.
 struct TileClass {
@@ -206,10 +300,9 @@ struct TileClass {
 template <class T>
 struct WinogradCall {
     Conv2dShape shape;
-    int tile;
     Tensor input, output;
-    TileAxis y, x;
     WinogradWeights<T> layout;
+    TileAxis y, x;
     const T* packed;
     const T* bias;  // [group][panels * 2 * lanes]
     Activation activation;
@@ -222,7 +315,7 @@ struct WinogradCall {
     int64_t x_elements, v_elements, m_elements, z_elements;
 
     WinogradCall(const Conv2dShape& s, int t)
-        : shape(s), tile(t), y{s.P, s.dilation_h, t}, x{s.Q, s.dilation_w, t}, layout(s, t) {}
+        : shape(s), layout(s, t), y(tile_axis(s.P, s.dilation_h, t, layout.window.y)), x(tile_axis(s.Q, s.dilation_w, t, layout.window.x)) {}
 
     SpanRange row_range(int64_t block) const {
         if (phase_blocks == 1) return {y.spans() * block / row_blocks, y.spans() * (block + 1) / row_blocks, 0, y.dilation};
@@ -253,8 +346,8 @@ static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
     int64_t n = 0;
     b.n_classes = 0;
     for (int64_t point = 0; point < kPoints * kPoints; point++) b.tiles_of_point[point] = 0;
-    for (int64_t r = c.tile; r >= 1; r--)
-        for (int64_t q = c.tile; q >= 1; q--) {
+    for (int64_t r = c.y.tile; r >= 1; r--)
+        for (int64_t q = c.x.tile; q >= 1; q--) {
             TileClass& cls = b.classes[b.n_classes];
             cls.r = r;
             cls.q = q;
@@ -262,13 +355,14 @@ static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
             for (int64_t span = b.rows.first_span; span < b.rows.last_span; span++)
                 for (int64_t p = b.rows.first_phase; p < b.rows.last_phase; p++) {
                     if (c.y.outputs(span, p) != r) continue;
-                    const int64_t row = (span - b.rows.first_span) * c.tile * phases + p - b.rows.first_phase;
+                    const int64_t row = (span - b.rows.first_span) * c.y.tile * phases + p - b.rows.first_phase;
                     for (int64_t column_span = b.columns.first_span; column_span < b.columns.last_span; column_span++) {
                         const int64_t left = c.x.output - column_span * c.x.span();
                         for (int64_t px = 0; px < smaller(c.x.dilation, left); px++) {
                             if (c.x.outputs(column_span, px) != q) continue;
                             const int64_t column = (column_span - b.columns.first_span) * c.x.span() + px;
-                            b.places[n++] = {(row * c.x_pitch + column) * L, (row * c.z_pitch + column) * L};
+                            b.places[n++] = {(row * c.shape.stride_h * c.x_pitch + column * c.shape.stride_w) * L,
+                                             (row * c.z_pitch + column) * L};
                         }
                     }
                 }
@@ -278,13 +372,24 @@ static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
             for (int i = 0; i < kPoints; i++)
                 for (int j = 0; j < kPoints; j++) {
                     const int point = i * kPoints + j;
-                    const int64_t at = rank_of_point(c.tile, i) * points_of_tile(c.tile) + rank_of_point(c.tile, j);
+                    const int64_t at = rank_of_point(c.layout.points_y, i) * c.layout.points_x + rank_of_point(c.layout.points_x, j);
                     cls.v_offset[point] = at * c.v_point + b.tiles_of_point[point] * L;
                     cls.m_offset[point] = at * c.m_point;  // plus tiles before it times the panel's width
-                    if (smallest_tile(i) <= r && smallest_tile(j) <= q) b.tiles_of_point[point] += cls.count;
+                    if (uses_point(c.y.points_of(r), i) && uses_point(c.x.points_of(q), j)) b.tiles_of_point[point] += cls.count;
                 }
         }
 }
+
+// How the input of a block's outputs lies in X: how many rows (or columns) it takes, how far the pixels of a tile are apart, and the
+// pixels that neighbouring taps of the window meet. `phases` of the dilation lie side by side; a stride excludes dilation.
+struct InputAxis {
+    int64_t size, step, tap_step;
+
+    InputAxis(const WindowAxis& w, int64_t stride, int64_t outputs, int64_t phases)
+        : size(stride > 1 ? (outputs + w.taps - 1) * stride : (outputs + w.parts * w.taps - 1) * phases),
+          step(stride > 1 ? stride : phases),
+          tap_step(stride > 1 ? 1 : phases) {}
+};
 
 // Input of one block and one block of channels: X, then V.
 template <class T>
@@ -292,27 +397,34 @@ static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_
                             int* not_finite) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
+    const WindowAxis &wy = c.layout.window.y, &wx = c.layout.window.x;
     const int64_t channels = s.C / s.G, first_channel = channel_block * L;
     const char* planes = c.input.data + n * c.input.stride_bytes[0] + (g * channels + first_channel) * c.input.stride_bytes[1];
     const int64_t phases = b.rows.phases();
-    const int64_t columns = (b.columns.spans() * c.tile + 2) * c.x.dilation;
-    const int64_t first_column = b.columns.first_span * c.x.span() - s.pad_left;
-    for (int64_t k = 0; k < b.rows.spans() * c.tile + 2; k++)
-        for (int64_t p = 0; p < phases; p++) {
-            const int64_t row = (b.rows.first_span * c.tile + k) * c.y.dilation + b.rows.first_phase + p - s.pad_top;
-            T* to = x + (k * phases + p) * c.x_pitch * L;
-            if (row < 0 || row >= s.H) {
-                for (int64_t e = 0; e < columns; e++) store(to + e * L, zero<T>());
-                continue;
-            }
-            load_channel_lanes(to, columns, planes + row * c.input.stride_bytes[2], c.input.stride_bytes[1],
-                               c.input.stride_bytes[3], smaller(L, channels - first_channel), first_column, s.W);
-            if (!all_finite(to, columns)) raise_flag(not_finite);
+    const InputAxis rows(wy, s.stride_h, b.rows.spans() * c.y.tile, phases);
+    const InputAxis columns(wx, s.stride_w, b.columns.spans() * c.x.tile, c.x.dilation);
+    const int64_t first_row = b.rows.first_span * c.y.tile * s.stride_h;
+    const int64_t first_column = b.columns.first_span * c.x.span() * s.stride_w - s.pad_left;
+    for (int64_t i = 0; i < rows.size; i++) {
+        const int64_t row = (first_row + i / phases) * c.y.dilation + b.rows.first_phase + i % phases - s.pad_top;
+        T* to = x + i * c.x_pitch * L;
+        if (row < 0 || row >= s.H) {
+            for (int64_t e = 0; e < columns.size; e++) store(to + e * L, zero<T>());
+            continue;
         }
+        load_channel_lanes(to, columns.size, planes + row * c.input.stride_bytes[2], c.input.stride_bytes[1], c.input.stride_bytes[3],
+                           smaller(L, channels - first_channel), first_column, s.W);
+        if (!all_finite(to, columns.size)) raise_flag(not_finite);
+    }
+    const int64_t channel_blocks = c.layout.part_channels / L;
     for (int i = 0; i < b.n_classes; i++) {
         const TileClass& cls = b.classes[i];
-        find_input_tiles<T>(cls.r, cls.q)(x, b.places + cls.first, cls.count, phases * c.x_pitch * L, c.x.dilation * L,
-                                          v + channel_block * c.v_block, cls.v_offset);
+        const auto transform = find_input_tiles<T>(c.y.points_of(cls.r), c.x.points_of(cls.q));
+        for (int64_t part = 0; part < c.layout.window.parts(); part++) {
+            const int64_t row = wy.first(part / wx.parts) * rows.tap_step, column = wx.first(part % wx.parts) * columns.tap_step;
+            transform(x + (row * c.x_pitch + column) * L, b.places + cls.first, cls.count, rows.step * c.x_pitch * L, columns.step * L,
+                      v + (part * channel_blocks + channel_block) * c.v_block, cls.v_offset);
+        }
     }
 }
 
@@ -320,11 +432,11 @@ static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_
 template <class T>
 static void multiply_panels(const WinogradCall<T>& c, const TileBlock& b, int64_t g, int64_t first, int64_t last, const T* v, T* m) {
     constexpr int64_t L = kLanes<T>;
-    const int64_t filters = c.shape.K / c.shape.G, n = points_of_tile(c.tile);
+    const int64_t filters = c.shape.K / c.shape.G, points_y = c.layout.points_y, points_x = c.layout.points_x;
     for (int i = 0; i < kPoints; i++)
         for (int j = 0; j < kPoints; j++) {
-            if (smallest_tile(i) > c.tile || smallest_tile(j) > c.tile) continue;
-            const int64_t at = rank_of_point(c.tile, i) * n + rank_of_point(c.tile, j);
+            if (!uses_point(points_y, i) || !uses_point(points_x, j)) continue;
+            const int64_t at = rank_of_point(points_y, i) * points_x + rank_of_point(points_x, j);
             const int64_t tiles = b.tiles_of_point[i * kPoints + j], pieces = ceil_div(tiles, kTilesOfProduct);
             for (int64_t panel = first; panel < last; panel++) {
                 const int64_t vectors = filters - panel * 2 * L > L ? 2 : 1;
@@ -358,16 +470,16 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
             int64_t offset[kPoints * kPoints];
             for (int point = 0; point < kPoints * kPoints; point++) {
                 offset[point] = cls.m_offset[point] + tiles_before[point] * vectors * L;
-                if (smallest_tile(point / kPoints) <= cls.r && smallest_tile(point % kPoints) <= cls.q)
+                if (uses_point(c.y.points_of(cls.r), point / kPoints) && uses_point(c.x.points_of(cls.q), point % kPoints))
                     tiles_before[point] += cls.count;
             }
-            find_output_tiles<T>(cls.r, cls.q)(from, vectors * L, offset, z, b.places + cls.first, cls.count,
+            find_output_tiles<T>(c.y.taps, cls.r, c.x.taps, cls.q)(from, vectors * L, offset, z, b.places + cls.first, cls.count,
                                                phases * c.z_pitch * L, c.x.dilation * L, epilogue);
         }
         char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + k) * c.output.stride_bytes[1];
-        for (int64_t i = 0; i < b.rows.spans() * c.tile; i++)
+        for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
             for (int64_t p = 0; p < phases; p++) {
-                const int64_t row = (b.rows.first_span * c.tile + i) * c.y.dilation + b.rows.first_phase + p;
+                const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
                 if (row >= s.P) continue;
                 store_channel_lanes(z + (i * phases + p) * c.z_pitch * L, columns,
                                     planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
@@ -406,15 +518,16 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
            c.x.tiles() * c.y.tiles() / (c.blocks() + 1) >= kTilesOfProduct)
         c.row_blocks++;
 
-    int64_t max_rows = 0, max_spans = 0, max_columns = 0;
+    int64_t max_rows = 0, max_outputs = 0, max_spans = 0, max_columns = 0;
     for (int64_t i = 0; i < c.row_blocks * c.phase_blocks; i++) {
         const SpanRange r = c.row_range(i);
-        max_rows = larger(max_rows, r.phases() * (r.spans() * c.tile + 2));
+        max_rows = larger(max_rows, InputAxis(c.layout.window.y, c.shape.stride_h, r.spans() * c.y.tile, r.phases()).size);
+        max_outputs = larger(max_outputs, r.phases() * r.spans() * c.y.tile);
         max_spans = larger(max_spans, r.spans() * r.phases());
     }
     for (int64_t i = 0; i < c.column_blocks; i++) max_columns = larger(max_columns, c.column_range(i).spans());
     c.max_tiles = max_spans * smaller(max_columns * c.x.dilation, c.x.tiles());
-    c.x_pitch = (max_columns * c.tile + 2) * c.x.dilation + L;
+    c.x_pitch = InputAxis(c.layout.window.x, c.shape.stride_w, max_columns * c.x.tile, c.x.dilation).size + L;
     c.z_pitch = max_columns * c.x.span() + L;
     c.v_block = c.max_tiles * L;
     c.v_point = c.v_block * (c.layout.channels / L);
@@ -424,7 +537,7 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
     c.m_point = c.panels_together * c.max_tiles * 2 * L;
     if (c.m_point * int64_t(sizeof(T)) % 512 == 0) c.m_point += 5 * L;
     c.x_elements = round_up((max_rows * c.x_pitch + L) * L, 16);
-    c.z_elements = round_up((max_rows * c.z_pitch + L) * L, 16);
+    c.z_elements = round_up((max_outputs * c.z_pitch + L) * L, 16);
     c.v_elements = round_up(c.layout.points * c.v_point, 16);
     c.m_elements = round_up(c.layout.points * c.m_point, 16);
 }
@@ -487,7 +600,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
         T* v = reinterpret_cast<T*>(v_area + (together ? 0 : team.id) * v_bytes);
         const Team alone{0, 1};
         const Team& share = together ? team : alone;
-        const int64_t channel_blocks = c.layout.channels / L;
+        const int64_t channel_blocks = c.layout.part_channels / L;
         for (int64_t item = together ? 0 : team.begin(items); item < (together ? items : team.end(items)); item++) {
             const int64_t n = item / c.blocks() / s.G, g = item / c.blocks() % s.G;
             list_tiles(c, item % c.blocks(), b);

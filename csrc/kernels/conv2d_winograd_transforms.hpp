@@ -1,5 +1,5 @@
-// Winograd's transforms of one tile: the points, B' x B on the way in and A' m A on the way out, for tiles of r x q outputs, r and
-// q from 1 to 4, with channels in lanes. conv2d_winograd.hpp says how they fit together.
+// Winograd's transforms of one tile: the points, B' x B on the way in and A' m A on the way out, with channels in lanes, for up to
+// six points along either axis. conv2d_winograd.hpp says how they fit together.
 //
 // Coefficients are worked out by the compiler from the points, so that other points are one line to try. Transforms are written as
 // adds wherever opposite points allow it: adds run beside multiplications, and each saved multiplication is one rounding less.
@@ -15,24 +15,24 @@ constexpr int kPoints = 6;
 
 // The finite points; the last of the six is infinity.
 constexpr double winograd_point(int i) { return i == 0 ? 0 : i == 1 ? 0.625 : i == 2 ? -0.625 : i == 3 ? 1.5 : -1.5; }
-// The smallest tile that uses point i.
-constexpr int smallest_tile(int i) { return i == 0 ? 2 : i == 3 ? 3 : i == 4 ? 4 : 1; }
-constexpr int points_of_tile(int tile) { return tile + 2; }
-// Where point i stands among those that tiles of up to `tile` outputs use.
-constexpr int rank_of_point(int tile, int i) {
+// A tile of r outputs under a window of t taps takes n = r + t - 1 points: infinity, then the pair +-5/8, 0, 3/2, -3/2. One point,
+// which a single tap takes, transforms nothing.
+constexpr bool uses_point(int64_t n, int i) { return i == 5 || n >= (i == 0 ? 4 : i <= 2 ? 3 : i == 3 ? 5 : 6); }
+// Where point i stands among those of n.
+constexpr int rank_of_point(int64_t n, int i) {
     int rank = 0;
-    for (int j = 0; j < i; j++) rank += smallest_tile(j) <= tile;
+    for (int j = 0; j < i; j++) rank += uses_point(n, j);
     return rank;
 }
 
-// Coefficient of input k in point i of a tile of `tile` outputs: the polynomial over the tile's other finite points, times
-// the factors that U, scaled for all of F(4)'s points, has too many.
-constexpr double input_coefficient(int tile, int i, int k) {
+// Coefficient of input k in point i of n: the polynomial over the other finite points of n, times the factors that the weights,
+// scaled for all six points, have too many.
+constexpr double input_coefficient(int n, int i, int k) {
     double polynomial[kPoints] = {1, 0, 0, 0, 0, 0}, scale = 1;
     int degree = 0;
     for (int q = 0; q < kPoints - 1; q++) {
         if (q == i) continue;
-        if (smallest_tile(q) <= tile) {
+        if (uses_point(n, q)) {
             for (int m = ++degree; m > 0; m--) polynomial[m] = polynomial[m - 1] - winograd_point(q) * polynomial[m];
             polynomial[0] *= -winograd_point(q);
         } else if (i < kPoints - 1) {
@@ -41,9 +41,9 @@ constexpr double input_coefficient(int tile, int i, int k) {
     }
     return k <= degree ? polynomial[k] * scale : 0;
 }
-// Coefficient of tap k in point i.
-static inline double weight_coefficient(int i, int k) {
-    if (i == kPoints - 1) return k == 2 ? 1 : 0;
+// Coefficient of tap k of `taps` in point i.
+constexpr double weight_coefficient(int taps, int i, int k) {
+    if (i == kPoints - 1) return k == taps - 1 ? 1 : 0;
     double divisor = 1, power = 1;
     for (int q = 0; q < kPoints - 1; q++)
         if (q != i) divisor *= winograd_point(i) - winograd_point(q);
@@ -51,22 +51,22 @@ static inline double weight_coefficient(int i, int k) {
     return power / divisor;
 }
 
-template <int Tile>
+template <int N>
 struct InputCoefficients {
     double of[kPoints][kPoints];
     constexpr InputCoefficients() : of() {
         for (int i = 0; i < kPoints; i++)
-            for (int k = 0; k < kPoints; k++) of[i][k] = input_coefficient(Tile, i, k);
+            for (int k = 0; k < kPoints; k++) of[i][k] = input_coefficient(N, i, k);
     }
 };
 
-// Points come in pairs that share work: (+a, -a), (+b, -b), (0, infinity). One pair of B' d, for a tile of R outputs.
+// Points come in pairs that share work: (+a, -a), (+b, -b), (0, infinity). One pair of B' d, for N points.
 constexpr int kPair[3][2] = {{1, 2}, {3, 4}, {0, 5}};
 
-template <class T, int R, int Pair>
-FASTCV_INLINE void input_pair(const Vec<T> (&d)[R + 2], Vec<T>& first, Vec<T>& second) {
+template <class T, int N, int Pair>
+FASTCV_INLINE void input_pair(const Vec<T> (&d)[N], Vec<T>& first, Vec<T>& second) {
     constexpr double a = winograd_point(1), b = winograd_point(3);
-    if constexpr (R == 4 && Pair < 2) {
+    if constexpr (N == 6 && Pair < 2) {
         // (x^2 - other^2) x (x +- own): even and odd parts once, then their sum and difference.
         constexpr double own = Pair == 0 ? a : b, other = Pair == 0 ? b : a;
         const Vec<T> other2 = splat(T(-other * other));
@@ -74,18 +74,18 @@ FASTCV_INLINE void input_pair(const Vec<T> (&d)[R + 2], Vec<T>& first, Vec<T>& s
         const Vec<T> odd_part = splat(T(own)) * fma(other2, d[1], d[3]);
         first = even_part + odd_part;
         second = even_part - odd_part;
-    } else if constexpr (R == 4) {
+    } else if constexpr (N == 6) {
         const Vec<T> product = splat(T(a * a * b * b)), sum = splat(T(-(a * a + b * b)));
         first = fma(product, d[0], fma(sum, d[2], d[4]));
         second = fma(product, d[1], fma(sum, d[3], d[5]));
     } else {
-        static constexpr InputCoefficients<R> c;
+        static constexpr InputCoefficients<N> c;
         FASTCV_UNROLL for (int side = 0; side < 2; side++) {
             const int i = kPair[Pair][side];
-            if (smallest_tile(i) > R) continue;
+            if (!uses_point(N, i)) continue;
             Vec<T> sum = zero<T>();
             bool begun = false;
-            FASTCV_UNROLL for (int k = 0; k < R + 2; k++) {
+            FASTCV_UNROLL for (int k = 0; k < N; k++) {
                 if (c.of[i][k] == 0) continue;
                 sum = begun ? fma(splat(T(c.of[i][k])), d[k], sum) : splat(T(c.of[i][k])) * d[k];
                 begun = true;
@@ -96,71 +96,72 @@ FASTCV_INLINE void input_pair(const Vec<T> (&d)[R + 2], Vec<T>& first, Vec<T>& s
 }
 
 // One row of B' d over all points, stored to v + offset[j].
-template <class T, int Q>
-FASTCV_INLINE void input_row(const Vec<T> (&d)[Q + 2], T* v, const int64_t* offset) {
+template <class T, int N>
+FASTCV_INLINE void input_row(const Vec<T> (&d)[N], T* v, const int64_t* offset) {
     Vec<T> first, second;
-    input_pair<T, Q, 0>(d, first, second);
-    store(v + offset[1], first);
-    store(v + offset[2], second);
-    if constexpr (Q >= 3) {
-        input_pair<T, Q, 1>(d, first, second);
-        store(v + offset[3], first);
-        if constexpr (Q >= 4) store(v + offset[4], second);
+    if constexpr (uses_point(N, 1)) {
+        input_pair<T, N, 0>(d, first, second);
+        store(v + offset[1], first);
+        store(v + offset[2], second);
     }
-    input_pair<T, Q, 2>(d, first, second);
-    if constexpr (Q >= 2) store(v + offset[0], first);
+    if constexpr (uses_point(N, 3)) {
+        input_pair<T, N, 1>(d, first, second);
+        store(v + offset[3], first);
+        if constexpr (uses_point(N, 4)) store(v + offset[4], second);
+    }
+    input_pair<T, N, 2>(d, first, second);
+    if constexpr (uses_point(N, 0)) store(v + offset[0], first);
     store(v + offset[5], second);
 }
 
 // Three passes of two rows of points keep everything in registers (36 values at once would not).
-template <class T, int R, int Q, int Pair>
+template <class T, int NR, int NQ, int Pair>
 FASTCV_INLINE void input_pass(const T* x, int64_t row, int64_t column, T* v, const int64_t* offset) {
-    Vec<T> z[2][Q + 2];
-    FASTCV_UNROLL for (int j = 0; j < Q + 2; j++) {
-        Vec<T> d[R + 2];
-        FASTCV_UNROLL for (int i = 0; i < R + 2; i++) d[i] = load(x + i * row + j * column);
-        input_pair<T, R, Pair>(d, z[0][j], z[1][j]);
+    Vec<T> z[2][NQ];
+    FASTCV_UNROLL for (int j = 0; j < NQ; j++) {
+        Vec<T> d[NR];
+        FASTCV_UNROLL for (int i = 0; i < NR; i++) d[i] = load(x + i * row + j * column);
+        input_pair<T, NR, Pair>(d, z[0][j], z[1][j]);
     }
     constexpr int first = kPair[Pair][0], second = kPair[Pair][1];
-    if constexpr (smallest_tile(first) <= R) input_row<T, Q>(z[0], v, offset + first * kPoints);
-    if constexpr (smallest_tile(second) <= R) input_row<T, Q>(z[1], v, offset + second * kPoints);
+    if constexpr (uses_point(NR, first)) input_row<T, NQ>(z[0], v, offset + first * kPoints);
+    if constexpr (uses_point(NR, second)) input_row<T, NQ>(z[1], v, offset + second * kPoints);
 }
 
 struct TilePlace {
     int64_t input, output;  // elements into X and Z
 };
 
-template <class T, int R, int Q>
+// Input of `count` tiles of NR x NQ points, `row` and `column` elements from one pixel of a tile to the next.
+template <class T, int NR, int NQ>
 FASTCV_NOINLINE void input_tiles(const T* x, const TilePlace* tiles, int64_t count, int64_t row, int64_t column, T* v,
                                  const int64_t* offset) {
     for (int64_t t = 0; t < count; t++, v += kLanes<T>) {
         const T* tile = x + tiles[t].input;
-        input_pass<T, R, Q, 0>(tile, row, column, v, offset);
-        if constexpr (R >= 3) input_pass<T, R, Q, 1>(tile, row, column, v, offset);
-        input_pass<T, R, Q, 2>(tile, row, column, v, offset);
+        if constexpr (uses_point(NR, 1)) input_pass<T, NR, NQ, 0>(tile, row, column, v, offset);
+        if constexpr (uses_point(NR, 3)) input_pass<T, NR, NQ, 1>(tile, row, column, v, offset);
+        input_pass<T, NR, NQ, 2>(tile, row, column, v, offset);
     }
 }
 
-// A' m in one dimension: m at the points of a tile of R, y its outputs.
-template <class T, int R>
+// A' m in one dimension: m at N points, y the R outputs.
+template <class T, int N, int R>
 FASTCV_INLINE void output_points(const Vec<T> (&m)[kPoints], Vec<T>* y) {
-    constexpr double a = winograd_point(1), b = winograd_point(3);
+    if constexpr (N == 1) {
+        y[0] = m[5];
+        return;
+    }
+    // Powers of opposite points differ in sign at odd k only.
     const Vec<T> s = m[1] + m[2], d = m[1] - m[2];
-    if constexpr (R == 4) {
-        const Vec<T> t = m[3] + m[4], e = m[3] - m[4];
-        y[0] = m[0] + (s + t);
-        y[1] = fma(splat(T(a)), d, splat(T(b)) * e);
-        y[2] = fma(splat(T(a * a)), s, splat(T(b * b)) * t);
-        y[3] = fma(splat(T(a * a * a)), d, fma(splat(T(b * b * b)), e, m[5]));
-    } else if constexpr (R == 3) {
-        y[0] = m[0] + (s + m[3]);
-        y[1] = fma(splat(T(a)), d, splat(T(b)) * m[3]);
-        y[2] = fma(splat(T(a * a)), s, fma(splat(T(b * b)), m[3], m[5]));
-    } else if constexpr (R == 2) {
-        y[0] = m[0] + s;
-        y[1] = fma(splat(T(a)), d, m[5]);
-    } else {
-        y[0] = s + m[5];
+    const Vec<T> t = N >= 6 ? m[3] + m[4] : m[3], e = N >= 6 ? m[3] - m[4] : m[3];
+    T a = 1, b = 1;
+    FASTCV_UNROLL for (int k = 0; k < R; k++, a *= T(winograd_point(1)), b *= T(winograd_point(3))) {
+        const Vec<T>&first = k % 2 ? d : s, &second = k % 2 ? e : t;
+        Vec<T> sum = N >= 5 ? (k ? splat(b) * second : second) : zero<T>();
+        if (k == R - 1) sum = N >= 5 ? (k ? fma(splat(b), second, m[5]) : second + m[5]) : m[5];
+        const bool plain = N < 5 && k != R - 1;
+        sum = plain ? (k ? splat(a) * first : first) : (k ? fma(splat(a), first, sum) : first + sum);
+        y[k] = k == 0 && N >= 4 ? m[0] + sum : sum;
     }
 }
 
@@ -171,23 +172,25 @@ struct TileEpilogue {
     T slope;
 };
 
-template <class T, int R, int Q>
+// Outputs of `count` tiles: R x Q of them under a window of TR x TQ taps.
+template <class T, int TR, int R, int TQ, int Q>
 FASTCV_NOINLINE void output_tiles(const T* m, int64_t m_tile, const int64_t* offset, T* z, const TilePlace* tiles,
                                   int64_t count, int64_t row, int64_t column, const TileEpilogue<T>& epilogue) {
+    constexpr int NR = R + TR - 1, NQ = Q + TQ - 1;
     for (int64_t t = 0; t < count; t++, m += m_tile) {
         Vec<T> half[R][kPoints];
         FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
-            if (smallest_tile(j) > Q) continue;
+            if (!uses_point(NQ, j)) continue;
             Vec<T> points[kPoints], outputs[R];
             FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
-                if (smallest_tile(i) <= R) points[i] = load(m + offset[i * kPoints + j]);
-            output_points<T, R>(points, outputs);
+                if (uses_point(NR, i)) points[i] = load(m + offset[i * kPoints + j]);
+            output_points<T, NR, R>(points, outputs);
             FASTCV_UNROLL for (int i = 0; i < R; i++) half[i][j] = outputs[i];
         }
         T* to = z + tiles[t].output;
         FASTCV_UNROLL for (int i = 0; i < R; i++) {
             Vec<T> outputs[Q];
-            output_points<T, Q>(half[i], outputs);
+            output_points<T, NQ, Q>(half[i], outputs);
             FASTCV_UNROLL for (int j = 0; j < Q; j++)
                 store(to + i * row + j * column,
                       activate<T>(outputs[j] + epilogue.bias, epilogue.activation, epilogue.slope));
@@ -195,32 +198,52 @@ FASTCV_NOINLINE void output_tiles(const T* m, int64_t m_tile, const int64_t* off
     }
 }
 
+// Along an axis there are three to five taps, or one. With several along both, they are equally many.
 template <class T>
 using InputTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
+template <class T, int NR>
+static InputTiles<T> find_input_tiles(int64_t nq) {
+    if constexpr (NR > 1)
+        if (nq == 1) return input_tiles<T, NR, 1>;
+    return nq == 6 ? input_tiles<T, NR, 6> : nq == 5 ? input_tiles<T, NR, 5> : nq == 4 ? input_tiles<T, NR, 4> : input_tiles<T, NR, 3>;
+}
+template <class T>
+static InputTiles<T> find_input_tiles(int64_t nr, int64_t nq) {
+    return nr == 6   ? find_input_tiles<T, 6>(nq)
+           : nr == 5 ? find_input_tiles<T, 5>(nq)
+           : nr == 4 ? find_input_tiles<T, 4>(nq)
+           : nr == 3 ? find_input_tiles<T, 3>(nq)
+                     : find_input_tiles<T, 1>(nq);
+}
+
 template <class T>
 using OutputTiles = void (*)(const T*, int64_t, const int64_t*, T*, const TilePlace*, int64_t, int64_t, int64_t,
                              const TileEpilogue<T>&);
-template <class T, int R>
-static InputTiles<T> find_input_tiles(int64_t q) {
-    return q == 4 ? input_tiles<T, R, 4> : q == 3 ? input_tiles<T, R, 3> : q == 2 ? input_tiles<T, R, 2> : input_tiles<T, R, 1>;
-}
-template <class T>
-static InputTiles<T> find_input_tiles(int64_t r, int64_t q) {
-    return r == 4   ? find_input_tiles<T, 4>(q)
-           : r == 3 ? find_input_tiles<T, 3>(q)
-           : r == 2 ? find_input_tiles<T, 2>(q)
-                    : find_input_tiles<T, 1>(q);
-}
-template <class T, int R>
+constexpr int largest_tile(int64_t taps) { return taps == 1 ? 1 : int(kPoints + 1 - taps); }
+template <class T, int TR, int R, int TQ, int Q = largest_tile(TQ)>
 static OutputTiles<T> find_output_tiles(int64_t q) {
-    return q == 4 ? output_tiles<T, R, 4> : q == 3 ? output_tiles<T, R, 3> : q == 2 ? output_tiles<T, R, 2> : output_tiles<T, R, 1>;
+    if constexpr (Q > 1)
+        if (q < Q) return find_output_tiles<T, TR, R, TQ, Q - 1>(q);
+    return output_tiles<T, TR, R, TQ, Q>;
+}
+template <class T, int TR, int TQ, int R = largest_tile(TR)>
+static OutputTiles<T> find_output_tiles_of_window(int64_t r, int64_t q) {
+    if constexpr (R > 1)
+        if (r < R) return find_output_tiles_of_window<T, TR, TQ, R - 1>(r, q);
+    return find_output_tiles<T, TR, R, TQ>(q);
+}
+template <class T, int Taps>
+static OutputTiles<T> find_output_tiles(int64_t taps_y, int64_t r, int64_t taps_x, int64_t q) {
+    return taps_y == 1   ? find_output_tiles_of_window<T, 1, Taps>(r, q)
+           : taps_x == 1 ? find_output_tiles_of_window<T, Taps, 1>(r, q)
+                         : find_output_tiles_of_window<T, Taps, Taps>(r, q);
 }
 template <class T>
-static OutputTiles<T> find_output_tiles(int64_t r, int64_t q) {
-    return r == 4   ? find_output_tiles<T, 4>(q)
-           : r == 3 ? find_output_tiles<T, 3>(q)
-           : r == 2 ? find_output_tiles<T, 2>(q)
-                    : find_output_tiles<T, 1>(q);
+static OutputTiles<T> find_output_tiles(int64_t taps_y, int64_t r, int64_t taps_x, int64_t q) {
+    const int64_t taps = taps_y == 1 ? taps_x : taps_y;
+    return taps == 5   ? find_output_tiles<T, 5>(taps_y, r, taps_x, q)
+           : taps == 4 ? find_output_tiles<T, 4>(taps_y, r, taps_x, q)
+                       : find_output_tiles<T, 3>(taps_y, r, taps_x, q);
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ def conv2d(
         Applied to each sum before it is stored. "gelu" is the exact one, with the error function.
     algorithm : {"auto", "direct", "winograd"}, optional
         "auto" takes what needs the least work. "direct" never takes the Winograd path; "winograd"
-        always does, and needs a 3 x 3 window and stride 1.
+        always does; it needs a window of 2 to 121 taps and, along a stride, no dilation and at
+        most 5 taps a stride apart.
     out : ndarray, shape of the result, optional
         Array to write the result to, with any strides.
 
@@ -121,7 +122,9 @@ def conv2d(
     if bias is not None:
         _checks.conv2d_bias("conv2d", bias.shape, weight.shape)
     activation_code, slope = _checks.activation("conv2d", activation)
-    algorithm_code = _checks.conv2d_algorithm("conv2d", algorithm, weight.shape, parameters.stride)
+    algorithm_code = _checks.conv2d_algorithm(
+        "conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
+    )
     if out is None:
         out = _layout.empty(geometry.result_shape, input)
     else:
@@ -420,7 +423,7 @@ class Conv2d(Generic[FloatT]):
             _checks.conv2d_bias("Conv2d", bias.shape, weight.shape)
         activation_code, slope = _checks.activation("Conv2d", activation)
         algorithm_code = _checks.conv2d_algorithm(
-            "Conv2d", algorithm, weight.shape, parameters.stride
+            "Conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
         )
         (top, _), (left, _) = _checks.conv2d_sides(weight.shape, parameters)
 
@@ -499,7 +502,9 @@ class Conv2d(Generic[FloatT]):
             geometry.padding,
             self.dilation,
             self.groups,
-            _checks.conv2d_algorithm("Conv2d", self.algorithm, self.weight.shape, self.stride),
+            _checks.conv2d_algorithm(
+                "Conv2d", self.algorithm, self.weight.shape, self.stride, self.dilation
+            ),
             packed=True,
         )
         return f"{name}: {reason}"

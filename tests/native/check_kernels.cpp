@@ -315,11 +315,24 @@ const Way kWays[] = {
     {"winograd_f2", true, {}, true, Conv2dChoice::winograd, 2},
 };
 
-bool fits_winograd(const Conv2dShape& s) { return s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1; }
+bool fits_winograd(const Conv2dShape& s) {
+    const bool strided = s.stride_h > 1 || s.stride_w > 1, dilated = s.dilation_h > 1 || s.dilation_w > 1;
+    return s.R * s.S > 1 && s.R * s.S <= 121 && !(strided && dilated) && s.R <= 5 * s.stride_h && s.S <= 5 * s.stride_w;
+}
+
+// Six points serve tiles of 7 - t outputs under t taps; more than five taps are cut into parts.
+int64_t taps_together(int64_t taps, int64_t stride) {
+    if (taps == 1) return 1;
+    const int64_t parts = stride > 1 ? stride : taps > 5 ? (taps + 3) / 4 : 1, each = (taps + parts - 1) / parts;
+    return each < 3 ? 3 : each;
+}
+bool fits_tile(const Conv2dShape& s, int tile) {
+    return taps_together(s.R, s.stride_h) <= 7 - tile && taps_together(s.S, s.stride_w) <= 7 - tile;
+}
 
 bool applies(const Way& way, const Conv2dShape& s) {
     const bool winograd = way.algorithm == Conv2dAlgorithm::winograd || (way.forced && way.kind == Conv2dChoice::winograd);
-    if (winograd && !fits_winograd(s)) return false;
+    if (winograd && (!fits_winograd(s) || (way.forced && !fits_tile(s, way.tile)))) return false;
     if (way.forced && way.kind == Conv2dChoice::depthwise && s.C != s.G) return false;
     // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
     if (way.forced && winograd &&
@@ -467,6 +480,12 @@ const Row kShapes[] = {
     {1, 3, 10, 9, 4, 5, 5, 1, 1, 2, 2, 2, 2},             // other windows
     {1, 3, 9, 12, 4, 1, 7, 1, 2, 0, 0, 3, 3},
     {1, 3, 12, 9, 4, 7, 1, 2, 1, 3, 3, 0, 0},
+    {2, 18, 13, 12, 20, 5, 5, 1, 1, 2, 2, 2, 2},          // other windows by Winograd
+    {1, 17, 11, 14, 34, 4, 4, 1, 1, 1, 2, 1, 2},
+    {1, 16, 15, 17, 33, 5, 5, 2, 2, 2, 2, 2, 2},
+    {1, 9, 9, 25, 18, 1, 7, 1, 1, 0, 0, 6, 6, 1, 2},
+    {1, 9, 25, 9, 18, 7, 1, 1, 1, 3, 3, 0, 0},
+    {1, 8, 14, 13, 17, 7, 6, 1, 1, 3, 3, 3, 2},
     {2, 4, 8, 9, 6, 2, 2, 2, 2},
     {1, 2, 9, 11, 3, 2, 3, 5, 4},
     {1, 2, 14, 15, 3, 4, 5, 3, 4, 2, 1, 3, 0, 3, 2},
