@@ -43,7 +43,7 @@ enum class Conv2dAlgorithm { automatic, direct, winograd };
 
 // The algorithm that a convolution takes, and what decided: estimated milliseconds of one sample on one core.
 struct Conv2dChoice {
-    enum Kind { strip_pixels, strip_channels, depthwise, winograd } kind;
+    enum Kind { strip_pixels, strip_channels, clipped, depthwise, winograd } kind;
     int tile;               // winograd: outputs a tile and dimension, 4, 3 or 2
     // The taps that see the input at all; the kernels are given only these.
     int64_t first_row, rows, first_column, columns;

@@ -21,6 +21,7 @@ ALGORITHMS = {
     "winograd_f2",
     "strip_pixels",
     "strip_channels",
+    "clipped",
     "depthwise",
 }
 

@@ -92,6 +92,7 @@ const char* name_of(const Conv2dChoice& choice) {
     switch (choice.kind) {
         case Conv2dChoice::strip_pixels: return "strip_pixels";
         case Conv2dChoice::strip_channels: return "strip_channels";
+        case Conv2dChoice::clipped: return "clipped";
         case Conv2dChoice::depthwise: return "depthwise";
         default: return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
     }

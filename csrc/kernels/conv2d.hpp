@@ -10,6 +10,7 @@
 // named benchmark cases; where an estimate is off by a tenth, so is the loser's time.
 #pragma once
 
+#include "conv2d_clipped.hpp"
 #include "conv2d_depthwise.hpp"
 #include "conv2d_grad_weight.hpp"
 #include "conv2d_grad_weight_winograd.hpp"
@@ -67,6 +68,16 @@ static double channel_lane_cost(const Conv2dShape& s) {
     const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);
     const double thin = double(s.Q) / double(pieces) < 5 ? 5 * double(pieces) / double(s.Q) : 1;
     return products * CostModel::multiply_add * thin + pixels * lanes * 2 * CostModel::transpose + fill_cost<T>(s);
+}
+
+// Packed for the call at the rate of a transpose, where it is not packed ahead.
+template <class T>
+static double clipped_cost(const Conv2dShape& s, bool packed) {
+    constexpr int64_t L = kLanes<T>;
+    const double lanes = double(s.G * round_up(s.K / s.G, 2 * L) / L), channels = double(s.C / s.G);
+    const double products = clipped_products<T>(s) * channels * lanes;
+    const double packing = packed ? 0 : channels * double(s.R * s.S) * lanes * CostModel::transpose;
+    return products * CostModel::multiply_add + double(s.P * s.Q) * lanes * 2 * CostModel::transpose + packing;
 }
 
 template <class T>
@@ -134,6 +145,13 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
             best.direct_cost = cost;
         }
     }
+    if (best.kind != Conv2dChoice::depthwise && s.stride_w == 1 && (s.dilation_h > 1 || s.dilation_w > 1) && s.C / s.G * s.R * s.S >= 64) {
+        const double cost = clipped_cost<T>(s, packed) * milliseconds;
+        if (cost < best.direct_cost) {
+            best.kind = Conv2dChoice::clipped;
+            best.direct_cost = cost;
+        }
+    }
     const bool possible = WinogradWindow(s).possible(s);
     // A sum of few channels has little error of its own to hide the transforms' in: theirs would be over three times as large.
     const bool accurate = s.C / s.G >= 8 || algorithm == Conv2dAlgorithm::winograd;
@@ -165,6 +183,9 @@ static Status run(const Conv2dShape& whole, const Conv2dChoice& choice, const vo
     switch (choice.kind) {
         case Conv2dChoice::winograd: return conv2d_winograd<T>(s, choice.tile, input, weight, weights, output, epilogue);
         case Conv2dChoice::depthwise: return conv2d_depthwise<T>(s, input, weight, output, epilogue);
+        case Conv2dChoice::clipped:
+            if (readable_without_strip<T>(s, input)) return conv2d_clipped<T>(s, input, weight, weights, output, epilogue);
+            return conv2d_strip<T>(s, weights != nullptr, input, weight, weights, output, epilogue);
         case Conv2dChoice::strip_channels: return conv2d_strip<T>(s, true, input, weight, weights, output, epilogue);
         default: return conv2d_strip<T>(s, false, input, weight, nullptr, output, epilogue);
     }
@@ -174,7 +195,7 @@ template <class T>
 static int64_t packed_elements(const Conv2dShape& whole, const Conv2dChoice& choice) {
     const Conv2dShape s = clip_window(whole);
     if (choice.kind == Conv2dChoice::winograd) return WinogradWeights<T>(s, choice.tile).elements(s);
-    if (choice.kind == Conv2dChoice::strip_channels) return channel_lane_weights<T>(s);
+    if (choice.kind == Conv2dChoice::strip_channels || choice.kind == Conv2dChoice::clipped) return channel_lane_weights<T>(s);
     return 0;
 }
 

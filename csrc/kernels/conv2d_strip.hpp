@@ -473,13 +473,32 @@ static int64_t channel_lane_weights(const Conv2dShape& s) {
 }
 template <class T>
 static void pack_for_channel_lanes(const Conv2dShape& s, const Weights& weight, T* packed, Team team) {
-    constexpr int64_t width = 2 * kLanes<T>;
+    constexpr int64_t L = kLanes<T>, width = 2 * L, size = int64_t(sizeof(T));
     const int64_t filters = s.K / s.G, channels = s.C / s.G, panels = ceil_div(filters, width);
-    const int64_t depth = s.R * s.S * channels;
+    const int64_t window = s.R * s.S, depth = window * channels;
+    const bool contiguous = (s.S == 1 || weight.column_bytes == size) && (s.R == 1 || weight.row_bytes == s.S * size) &&
+                            (channels == 1 || weight.channel_bytes == window * size) && weight.filter_bytes % size == 0;
     for (int64_t panel = team.begin(s.G * panels); panel < team.end(s.G * panels); panel++) {
         const int64_t first = panel % panels * width, count = smaller(width, filters - first);
         const char* from = weight.at(panel / panels, first, 0);
         T* to = packed + panel * depth * width;
+        if (contiguous) {
+            // A filter's weights are one row [c][r][s]: squares of filters x weights are transposed.
+            const T* row = reinterpret_cast<const T*>(from);
+            const int64_t filter_stride = weight.filter_bytes / int64_t(sizeof(T));
+            for (int64_t k = 0; k < width; k += L)
+                for (int64_t e = 0; e < depth; e += L) {
+                    Vec<T> square[L];
+                    FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
+                        square[i] = k + i < count ? load_first(row + (k + i) * filter_stride + e, depth - e) : zero<T>();
+                    transpose<T>(square);
+                    for (int64_t i = 0, c = e / window, tap = e % window; i < smaller(L, depth - e); i++) {
+                        store(to + (tap * channels + c) * width + k, square[i]);
+                        if (++tap == window) tap = 0, c++;
+                    }
+                }
+            continue;
+        }
         for (int64_t r = 0; r < s.R; r++)
             for (int64_t t = 0; t < s.S; t++)
                 for (int64_t c = 0; c < channels; c++, to += width) {

@@ -309,6 +309,7 @@ const Way kWays[] = {
     {"packed auto", true, Conv2dAlgorithm::automatic, false, {}, 0},
     {"strip_pixels", true, {}, true, Conv2dChoice::strip_pixels, 0},
     {"strip_channels", true, {}, true, Conv2dChoice::strip_channels, 0},
+    {"clipped", true, {}, true, Conv2dChoice::clipped, 0},
     {"depthwise", true, {}, true, Conv2dChoice::depthwise, 0},
     {"winograd_f4", true, {}, true, Conv2dChoice::winograd, 4},
     {"winograd_f3", true, {}, true, Conv2dChoice::winograd, 3},
@@ -334,6 +335,7 @@ bool applies(const Way& way, const Conv2dShape& s) {
     const bool winograd = way.algorithm == Conv2dAlgorithm::winograd || (way.forced && way.kind == Conv2dChoice::winograd);
     if (winograd && (!fits_winograd(s) || (way.forced && !fits_tile(s, way.tile)))) return false;
     if (way.forced && way.kind == Conv2dChoice::depthwise && s.C != s.G) return false;
+    if (way.forced && way.kind == Conv2dChoice::clipped && s.stride_w != 1) return false;
     // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
     if (way.forced && winograd &&
         kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true).kind != Conv2dChoice::winograd)
