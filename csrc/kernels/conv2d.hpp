@@ -27,10 +27,10 @@ struct CostModel {
     static constexpr double transpose = 5;         // a vector's share of a square, loads and stores included
     static constexpr double input_tile = 130;      // transforms of a full tile and one vector of channels
     static constexpr double output_tile = 90;
-    static constexpr double transform_weight = 200;   // of one vector of filters and one channel
+    static constexpr double gather_weight = 115, transform_weight = 95;  // of one vector of filters and one channel
+    static constexpr double spread_weight = 450;     // more, where a call writes all transformed weights to memory
     static constexpr double near_bytes = 32, far_bytes = 12;  // a cycle, of packed weights up to and beyond kNear
     static constexpr double kNear = 20e6;
-    static constexpr double packed_bytes = 8;      // written a cycle, when weights are packed for one call
     static constexpr double gigahertz = 4;         // for showing, not for choosing
 };
 
@@ -94,8 +94,11 @@ static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
     double cost = groups * (products + transforms + moves);
-    if (bytes > 512 * 1024) cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
-    if (!packed) cost += groups * channels * filters / L * CostModel::transform_weight * area + bytes / CostModel::packed_bytes;
+    const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, tile));
+    if (bytes > 512 * 1024 && !by_panel)
+        cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
+    const double transform = CostModel::gather_weight + (CostModel::transform_weight + (by_panel ? 0 : CostModel::spread_weight)) * area;
+    if (!packed) cost += groups * channels * filters / L * transform;
     return cost;
 }
 
