@@ -1,7 +1,8 @@
-"""Measure rounding errors on named layers: ``python bench/accuracy.py`` prints Markdown tables.
+"""Measure a convolution's rounding errors on named layers: ``python bench/accuracy.py``.
 
-The truth is a sum in extended precision. Beside each kernel stands the plainest one: a loop in the
-arrays' own precision that rounds every product and every addition, term after term.
+It prints Markdown tables. The truth is a sum in extended precision. Beside each kernel stands the
+plainest one: a loop in the arrays' own precision that rounds every product and every addition, term
+after term.
 """
 
 import math
@@ -9,7 +10,9 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from problem import BY_NAME, Case, uniform
+import problem
+from cases import uniform
+from cases.conv2d import Case
 
 from fastcv import Conv2d, _core, conv2d, conv2d_grad_input, conv2d_grad_weight
 
@@ -175,7 +178,7 @@ def cells(errors: Errors | None) -> list[str]:
 def main() -> None:
     found: dict[str, dict[str, dict[type, Errors]]] = {}  # by kernel, layer and dtype
     for layer, dtype in product(LAYERS, DTYPES):
-        for name, errors in measure(BY_NAME[layer], dtype).items():
+        for name, errors in measure(problem.find_case("conv2d", layer), dtype).items():
             found.setdefault(name, {}).setdefault(layer, {})[dtype] = errors
 
     worst, every = [], []
@@ -186,7 +189,7 @@ def main() -> None:
             row += cells(Errors(*map(max, zip(*known, strict=True))) if known else None)
         worst.append(row)
         for layer, of_dtype in layers.items():
-            row = [f"`{name}`, `{layer}`", terms(BY_NAME[layer], name)]
+            row = [f"`{name}`, `{layer}`", terms(problem.find_case("conv2d", layer), name)]
             every.append(row + [cell for dtype in DTYPES for cell in cells(of_dtype.get(dtype))])
     print(f"Instruction set: {_core.isa()}.\n\nThe largest of all layers:\n")
     print(table(("kernel", "layers"), worst))

@@ -14,43 +14,30 @@ import statistics
 import sys
 from pathlib import Path
 
-import numpy as np
 from peers import PEERS
-from problem import CASES, MODES, Problem, make_problem
+from problem import OPS, load_op, make_problem
 from report import markdown
 from worker import Worker, WorkerError
 
 # Largest error, in units of the result's root mean square, that still counts as the same function.
 TOLERANCE = 1e-3
 
-TORCH = ("torch NCHW", "torch channels-last")
-RIVALS = {"packed": tuple(PEERS)[1:], "call": TORCH, "gradients": TORCH}
-
-
-def relative_error(results: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """The largest error of any result, relative to that result's root mean square."""
-    errors = []
-    for result, truth in zip(results, expected, strict=True):
-        if result.shape != truth.shape:
-            raise WorkerError(f"shape {result.shape} is not {truth.shape}")
-        errors.append(np.abs(result - truth).max() / np.sqrt(np.mean(truth**2)))
-    return float(np.max(errors))
-
 
 def measure_case(
-    problem: Problem, mode: str, workers: list[Worker], rounds: int, seconds: float
+    op: str, case: str, mode: str, workers: list[Worker], rounds: int, seconds: float
 ) -> dict:
     """Check every worker on one case, then time those that are right in alternating rounds."""
+    problem = make_problem(op, case)
     expected = problem.expected(mode)
     errors, refused, ready = {}, {}, []
     for worker in workers:
         try:
-            error = relative_error(worker.outputs(problem.case.name, mode), expected)
+            error = problem.error(worker.outputs(op, case, mode), expected)
             errors[worker.peer] = error
             if not error < TOLERANCE:
-                raise WorkerError(f"wrong by {error:.1e} of the result's root mean square")
+                raise ValueError(f"wrong by {error:.1e} of the result's root mean square")
             ready.append(worker)
-        except WorkerError as reason:
+        except (WorkerError, ValueError) as reason:
             refused[worker.peer] = str(reason)
     times: dict[str, list[float]] = {worker.peer: [] for worker in ready}
     for turn in range(rounds):
@@ -58,7 +45,7 @@ def measure_case(
         for worker in ready[first:] + ready[:first]:
             times[worker.peer].append(worker.time(seconds))
     return {
-        "case": problem.case.name,
+        "case": case,
         "flops": problem.flops(mode),
         "bytes": problem.bytes(mode),
         "seconds": {peer: statistics.median(each) for peer, each in times.items()},
@@ -89,9 +76,11 @@ def cpu_model() -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    modes = tuple(dict.fromkeys(mode for op in OPS for mode in load_op(op).modes))
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="only these ops")
     parser.add_argument("--cases", default="", metavar="REGEX", help="only cases that match")
     parser.add_argument("--peers", default="", metavar="REGEX", help="only peers that match")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="which tables")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=modes, help="which tables")
     parser.add_argument("--threads", type=int, default=2, help="threads of every peer (2)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds per case (7)")
     parser.add_argument("--seconds", type=float, default=0.05, help="length of a round (0.05)")
@@ -106,12 +95,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    names = [case.name for case in CASES if re.search(options.cases, case.name)]
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"other programs are running (load {load}): expect unsteady times", file=sys.stderr)
-    rivals = [peer for peer in tuple(PEERS)[1:] if re.search(options.peers, peer)]
-    workers = start_workers(["fastcv", *rivals], options.threads)
+    tables = [
+        (op, mode) for op in options.ops for mode in options.modes if mode in load_op(op).modes
+    ]
+    useful = {peer for op, mode in tables for peer in load_op(op).peers(mode)}
+    names = [p for p in PEERS if p == "fastcv" or (p in useful and re.search(options.peers, p))]
+    workers = start_workers(names, options.threads)
     result: dict = {
         "cpu": cpu_model(),
         "platform": platform.platform(),
@@ -124,14 +116,15 @@ def main(argv: list[str] | None = None) -> int:
         "tables": {},
     }
     try:
-        for mode in options.modes:
-            table = result["tables"][mode] = []
-            taking_part = [w for w in workers if w.peer in ("fastcv", *RIVALS[mode])]
-            for number, name in enumerate(names, 1):
-                print(f"\r{mode} {number}/{len(names)} {name:40}", end="", file=sys.stderr)
-                problem = make_problem(name)
+        for op, mode in tables:
+            problem = load_op(op)
+            cases = [case.name for case in problem.cases if re.search(options.cases, case.name)]
+            taking_part = [worker for worker in workers if worker.peer in problem.peers(mode)]
+            table = result["tables"].setdefault(op, {})[mode] = []
+            for number, case in enumerate(cases, 1):
+                print(f"\r{op} {mode} {number}/{len(cases)} {case:40}", end="", file=sys.stderr)
                 table.append(
-                    measure_case(problem, mode, taking_part, options.rounds, options.seconds)
+                    measure_case(op, case, mode, taking_part, options.rounds, options.seconds)
                 )
             print(file=sys.stderr)
     finally:
@@ -143,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(text + "\n")
-    rows = [row for table in result["tables"].values() for row in table]
+    rows = [row for op, mode in tables for row in result["tables"][op][mode]]
     return int(any("fastcv" in row["refused"] for row in rows))
 
 

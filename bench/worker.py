@@ -47,10 +47,10 @@ class Worker:
             raise WorkerError(f"the process of {self.peer} ended") from None
         return self._answer()
 
-    def outputs(self, case: str, mode: str) -> list[np.ndarray]:
+    def outputs(self, op: str, case: str, mode: str) -> list[np.ndarray]:
         """Make the peer ready for a case and fetch what it computes there."""
         with tempfile.TemporaryDirectory() as folder:
-            self.ask(do="prepare", case=case, mode=mode, folder=folder)
+            self.ask(do="prepare", op=op, case=case, mode=mode, folder=folder)
             return [np.load(path) for path in sorted(Path(folder).iterdir())]
 
     def time(self, seconds: float) -> float:
@@ -111,8 +111,9 @@ def serve(name: str, threads: int) -> None:
         request = json.loads(line)
         try:
             if request["do"] == "prepare":
-                problem = make_problem(request["case"])  # kept: some peers borrow its memory
-                ways = getattr(peer, request["mode"])(problem)
+                # Kept, since some peers borrow its memory.
+                problem = make_problem(request["op"], request["case"])
+                ways = problem.ways(peer, request["mode"])
                 run = min(ways, key=lambda way: median_time(way, 0.02)) if ways[1:] else ways[0]
                 for index, array in enumerate(peer.arrays(run())):
                     np.save(Path(request["folder"]) / f"{index}.npy", array)

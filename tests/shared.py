@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import KINDS
+from cases.conv2d import KINDS
 from closeness import assert_close, sum_bound, widened
 
 from fastcv import Conv2d, conv2d, reference

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BY_NAME, CASES, Case, uniform
+from cases import uniform
+from cases.conv2d import BY_NAME, CASES, Case
 from closeness import (
     ACTIVATION,
     assert_close,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, KINDS, Case, uniform
+from cases import uniform
+from cases.conv2d import CASES, KINDS, Case
 from closeness import (
     assert_close,
     corruptions,

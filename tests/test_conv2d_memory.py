@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import KINDS, Case
+from cases.conv2d import KINDS, Case
 from closeness import assert_close, same_bits, widened
 from layouts import LAYOUTS, guarded, read_only
 from shared import algorithms, bound_of, check, each_dtype, each_kind

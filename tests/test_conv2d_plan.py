@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BY_NAME, KINDS, Case, uniform
+from cases import uniform
+from cases.conv2d import BY_NAME, KINDS, Case
 from closeness import assert_close, same_bits, sum_bound, widened
 from shared import each_kind
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import KINDS, Case, tagged
+from cases.conv2d import KINDS, Case, tagged
 from closeness import assert_close, same_bits
 from shared import algorithms, bound_of, each_dtype, each_kind
 

@@ -148,7 +148,7 @@ def test_instruction_sets_agree(run_python: RunPython) -> None:
     # Not in bits, since vectors of other widths add in another order: in float64, nearly.
     code = """
 import numpy as np, fastcv
-from cases import KINDS
+from cases.conv2d import KINDS
 sums = []
 for case in KINDS:
     x, weight, bias = case.arrays(np.float64)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import KINDS, uniform
+from cases import uniform
+from cases.conv2d import KINDS
 from closeness import same_bits
 from shared import SANITIZED
 

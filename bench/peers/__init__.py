@@ -1,10 +1,8 @@
 """The libraries that are compared, one file each.
 
-A peer is a class with a ``version`` and up to three methods, one per mode: ``packed`` (weights
-known in advance), ``call`` (nothing known in advance) and ``gradients`` (by input and by weight).
-Each takes a `problem.Problem` and returns the ways in which the library offers that: functions
-without arguments, of which the worker times the fastest. ``arrays`` makes NumPy arrays of what
-they return.
+A peer is a class with the library's ``version``, and what its part in any op needs: how it is set
+up, how it runs a model, and ``arrays``, which makes NumPy arrays of what its functions return. How
+it computes an op is in that op's file (`problem`).
 """
 
 import importlib
@@ -22,5 +20,7 @@ PEERS = {
 
 def load_peer(name: str, threads: int) -> Any:
     """Import one peer; an ImportError means that it is not installed."""
-    module, cls = PEERS[name]
-    return getattr(importlib.import_module(f"peers.{module}"), cls)(threads)
+    library, cls = PEERS[name]
+    peer = getattr(importlib.import_module(f"peers.{library}"), cls)(threads)
+    peer.library = library
+    return peer

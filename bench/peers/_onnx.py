@@ -1,24 +1,23 @@
-"""One convolution as an ONNX model with constant weights, for the peers that read such models."""
+"""One node as an ONNX model, for the peers that read such models."""
 
+from typing import Any
+
+import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+Shapes = dict[str, tuple[int, ...]]
 
-def conv_model(problem) -> bytes:
-    case = problem.case
-    (top, bottom), (left, right) = case.padding
-    weight = numpy_helper.from_array(problem.weight, "weight")
-    bias = numpy_helper.from_array(problem.bias, "bias")
-    conv = helper.make_node(
-        "Conv",
-        ["input", "weight", "bias"],
-        ["output"],
-        strides=case.stride,
-        pads=(top, left, bottom, right),
-        dilations=case.dilation,
-        group=case.groups,
+
+def model(
+    kind: str, inputs: Shapes, outputs: Shapes, constants: dict[str, np.ndarray], **attributes: Any
+) -> bytes:
+    """A node of this kind that takes the inputs and then the constants, all float32."""
+    node = helper.make_node(kind, [*inputs, *constants], [*outputs], **attributes)
+    sources, sinks = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in s.items()]
+        for s in (inputs, outputs)
     )
-    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, problem.input.shape)
-    sink = helper.make_tensor_value_info("output", TensorProto.FLOAT, problem.grad_output.shape)
-    graph = helper.make_graph([conv], "conv2d", [source], [sink], [weight, bias])
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph([node], kind, sources, sinks, weights)
     opset = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()

@@ -14,10 +14,10 @@ class Ncnn:
         # Nets and their results give memory back here, so the allocators outlive them all.
         self.allocators = ncnn.UnlockedPoolAllocator(), ncnn.PoolAllocator()
 
-    def packed(self, problem):
-        """One image after the other: ncnn has no batches."""
-        net = self.net(problem)
-        images = [ncnn.Mat(image) for image in problem.input]
+    def runs(self, kind, numbers, weights, batch):
+        """One layer on one image after the other: ncnn has no batches."""
+        net = self.net(kind, numbers, weights)
+        images = [ncnn.Mat(image) for image in batch]
 
         def run():
             results = []
@@ -29,27 +29,19 @@ class Ncnn:
 
         return [run]
 
-    def net(self, problem):
-        case = problem.case
+    def net(self, kind, numbers, weights):
         net = ncnn.Net()
         net.opt.num_threads = self.threads
         net.opt.blob_allocator, net.opt.workspace_allocator = self.allocators
         for option in dir(net.opt):
             if option.startswith(("use_fp16", "use_bf16")):
                 setattr(net.opt, option, False)
-        kind = "Convolution" if case.groups == 1 else "ConvolutionDepthWise"
-        (top, bottom), (left, right) = case.padding
-        numbers = {0: case.filters, 5: 1, 6: problem.weight.size, 7: case.groups}
-        numbers |= {4: left, 14: top, 15: right, 16: bottom}
-        for width, pair in ((1, case.kernel), (2, case.dilation), (3, case.stride)):
-            numbers |= {width: pair[1], 10 + width: pair[0]}
         layer = " ".join(f"{number}={value}" for number, value in numbers.items())
         net.load_param_mem(
-            f"7767517\n2 2\nInput input 0 1 input\n{kind} conv 1 1 input output {layer}\n"
+            f"7767517\n2 2\nInput input 0 1 input\n{kind} layer 1 1 input output {layer}\n"
         )
         with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-            raw_float32 = bytes(4)
-            file.write(raw_float32 + problem.weight.tobytes() + problem.bias.tobytes())
+            file.write(weights)
             file.flush()
             net.load_model(file.name)
         return net

@@ -1,8 +1,7 @@
 """ONNX Runtime's CPU provider."""
 
+import numpy as np
 import onnxruntime
-
-from peers._onnx import conv_model
 
 
 class OnnxRuntime:
@@ -13,21 +12,21 @@ class OnnxRuntime:
         self.options.intra_op_num_threads = threads
         self.options.inter_op_num_threads = 1
 
-    def packed(self, problem):
-        """A plain run, and one whose output is bound to memory that exists already."""
+    def runs(self, model, array, output_shape):
+        """A model from `input` to `output`: run plainly, and with both bound to their memory."""
         session = onnxruntime.InferenceSession(
-            conv_model(problem), self.options, providers=["CPUExecutionProvider"]
+            model, self.options, providers=["CPUExecutionProvider"]
         )
         binding = session.io_binding()
-        output = onnxruntime.OrtValue.ortvalue_from_numpy(problem.grad_output.copy())
-        binding.bind_cpu_input("input", problem.input)
+        output = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(output_shape, array.dtype))
+        binding.bind_cpu_input("input", array)
         binding.bind_ortvalue_output("output", output)
 
         def bound():
             session.run_with_iobinding(binding)
             return [output.numpy()]
 
-        return [lambda: session.run(None, {"input": problem.input}), bound]
+        return [lambda: session.run(None, {"input": array}), bound]
 
     def arrays(self, result):
         return result

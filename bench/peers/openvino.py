@@ -2,8 +2,6 @@
 
 import openvino
 
-from peers._onnx import conv_model
-
 
 class OpenVINO:
     version = openvino.__version__.partition("-")[0]
@@ -16,10 +14,11 @@ class OpenVINO:
             "INFERENCE_PRECISION_HINT": "f32",
         }
 
-    def packed(self, problem):
-        model = self.core.read_model(conv_model(problem), b"")
-        request = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
-        request.set_input_tensor(openvino.Tensor(problem.input, shared_memory=True))
+    def runs(self, model, array):
+        """An ONNX model of one input and one output."""
+        compiled = self.core.compile_model(self.core.read_model(model, b""), "CPU", self.settings)
+        request = compiled.create_infer_request()
+        request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
 
         def run():
             request.infer()

@@ -1,4 +1,4 @@
-"""Named convolutions, taken from networks that people run, for the tests and the benchmarks alike.
+"""Named convolutions, taken from networks that people run.
 
 ``CASES`` holds every case, ``BY_NAME`` finds one, ``tagged("depthwise")`` selects some. ``KINDS``
 are small made-up ones, for tests that go through every way to compute a convolution. A case is
@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from cases import uniform
 
 Pair = tuple[int, int]
 Padding = int | Pair | tuple[Pair, Pair]
@@ -116,13 +118,6 @@ class Case:
             uniform(rng, self.weight_shape, dtype),
             uniform(rng, (self.filters,), dtype),
         )
-
-
-def uniform(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.typing.DTypeLike
-) -> np.ndarray:
-    """Values in [-1, 1) drawn in ``dtype`` itself, so that casting them to float64 is exact."""
-    return 2 * rng.random(shape, dtype) - np.ones((), dtype)
 
 
 def _pair(value: int | Pair) -> Pair:
