@@ -55,6 +55,27 @@ static void load_channel_lanes(T* to, int64_t columns, const char* row, int64_t 
     for (int64_t e = end; e < columns; e++) store(to + e * L, zero<T>());
 }
 
+// to[place[pixel] + lane] = pixels that lie side by side, row ends included: planes without gaps, whose rows would fill squares badly.
+template <class T>
+static void load_plane_lanes(T* to, const int32_t* place, int64_t pixels, const char* plane, int64_t channel_bytes, int64_t channels) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t e = 0; e < pixels; e += L) {
+        Vec<T> square[L];
+        const char* from = plane + e * int64_t(sizeof(T));
+        if (pixels - e >= L && channels >= L) {
+            FASTCV_UNROLL for (int64_t c = 0; c < L; c++) square[c] = load(reinterpret_cast<const T*>(from + c * channel_bytes));
+            transpose<T>(square);
+            FASTCV_UNROLL for (int64_t i = 0; i < L; i++) store(to + place[e + i], square[i]);
+        } else {
+            FASTCV_UNROLL for (int64_t c = 0; c < L; c++)
+                square[c] = c < channels ? load_first(reinterpret_cast<const T*>(from + c * channel_bytes), pixels - e) : zero<T>();
+            transpose<T>(square);
+            FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
+                if (e + i < pixels) store(to + place[e + i], square[i]);
+        }
+    }
+}
+
 // The way back: `filters` lanes of each column go out.
 template <class T>
 static void store_channel_lanes(const T* from, int64_t columns, char* row, int64_t filter_bytes, int64_t column_bytes,

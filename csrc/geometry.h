@@ -42,6 +42,25 @@ struct Axis {
 static inline Axis vertical(const Conv2dShape& s) { return {s.H, s.P, s.R, s.stride_h, s.pad_top, s.dilation_h}; }
 static inline Axis horizontal(const Conv2dShape& s) { return {s.W, s.Q, s.S, s.stride_w, s.pad_left, s.dilation_w}; }
 
+// Blocks of rows, channels and images, in the order of their memory.
+struct PlaneWalk {
+    int64_t blocks, channels, block, channel, n;
+
+    PlaneWalk(int64_t item, int64_t blocks_of_plane, int64_t channels_of_image)
+        : blocks(blocks_of_plane),
+          channels(channels_of_image),
+          block(item % blocks),
+          channel(item / blocks % channels),
+          n(item / blocks / channels) {}
+    void step() {
+        if (++block < blocks) return;
+        block = 0;
+        if (++channel < channels) return;
+        channel = 0;
+        n++;
+    }
+};
+
 // A convolution's weights as [group][filter][channel][row][column], any strides: also those of the convolution that an input
 // gradient is, which are the same numbers with filters and channels exchanged and the window turned by half a turn.
 struct Weights {

@@ -161,6 +161,27 @@ FASTCV_INLINE void store_lanes(T* p, Vec<T> v, uint32_t lanes) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// Some lanes next to each other, to be worked out once for many loads. What lies at the others is not read; they become zero.
+template <class T>
+struct LaneRange {
+    uint32_t lanes;
+    LaneRange() = default;
+    LaneRange(int64_t first, int64_t last) : lanes(first_lanes(last) & ~first_lanes(first)) {}
+};
+FASTCV_INLINE Vec<float> load_range(const float* p, LaneRange<float> r) { return _mm512_maskz_loadu_ps(__mmask16(r.lanes), p); }
+FASTCV_INLINE Vec<double> load_range(const double* p, LaneRange<double> r) { return _mm512_maskz_loadu_pd(__mmask8(r.lanes), p); }
+FASTCV_INLINE void store_range(float* p, Vec<float> v, LaneRange<float> r) { _mm512_mask_storeu_ps(p, __mmask16(r.lanes), v); }
+FASTCV_INLINE void store_range(double* p, Vec<double> v, LaneRange<double> r) { _mm512_mask_storeu_pd(p, __mmask8(r.lanes), v); }
+// a and its right neighbour b, moved: a[N] a[N + 1] .. b[0] .. b[N - 1], 0 < N < lanes. The mask of all lanes costs nothing;
+// without it GCC warns of its own header.
+template <class T, int N>
+FASTCV_INLINE Vec<T> shift_lanes(Vec<T> a, Vec<T> b) {
+    if constexpr (kLanes<T> == 8) return Vec<T>(_mm512_maskz_alignr_epi64(0xff, __m512i(b), __m512i(a), N));
+    else return Vec<T>(_mm512_maskz_alignr_epi32(0xffff, __m512i(b), __m512i(a), N));
+}
+#endif
+
 // ---- permutations, written as index lists that the compiler turns into unpack, shuffle or permute
 
 // even<T>(a, b): a0 a2 .. b0 b2 ..   odd<T>(a, b): a1 a3 .. b1 b3 ..

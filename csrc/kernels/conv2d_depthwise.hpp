@@ -12,14 +12,15 @@
 // so a window is a list of groups of taps, each a small stride-1 window. Groups hold at most 7 taps, whose weights stay in
 // registers.
 //
-// Narrow planes would waste lanes, and channels-last planes are not rows: there lanes are channels (channel_lanes.h), any stride and
-// dilation is an offset, and 8 pixels of a row share a loaded weight. prefers_channel_lanes() decides.
+// This is for what two faster kernels do not take: with AVX-512, conv2d_depthwise_rows.hpp reads the rows of common windows in
+// place; conv2d_depthwise_lanes.hpp puts channels in lanes, for narrow planes and channels-last. conv2d_depthwise() decides.
 //
 // Why not fewer rows: a vector load that crosses a cache line costs two, and shifted loads nearly all do; loading each tap anew
 // left 3x3 at half the speed and 7x7 at a third. More rows or vectors spill.
 #pragma once
 
-#include "../channel_lanes.h"
+#include "conv2d_depthwise_lanes.hpp"
+#include "conv2d_depthwise_rows.hpp"
 #include "conv2d_strip.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -206,274 +207,29 @@ static void copy_plane(const DepthwiseCall<T>& c, T* strip, const char* plane, i
     }
 }
 
-// ---- channel lanes
-
-template <class T>
-struct ChannelLaneCall {
-    Conv2dShape shape;
-    Tensor input, output;
-    Weights weight;
-    int64_t multiplier, block_rows, columns;  // columns of x, padding included
-    const int64_t* offset;                    // elements to each tap
-    const T* bias;
-    Activation activation;
-    T slope;
-};
-
-// NV pixels of a row, `step` elements apart.
-template <class T, int NV>
-FASTCV_NOINLINE void channel_pixels(const T* x, int64_t step, const int64_t* offset, int64_t taps, const T* weight, Vec<T> bias,
-                                    Activation activation, T slope, T* to) {
-    constexpr int L = kLanes<T>;
-    Vec<T> acc[NV];
-    FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[v] = bias;
-    for (int64_t tap = 0; tap < taps; tap++) {
-        const Vec<T> w = load(weight + tap * L);
-        const T* p = x + offset[tap];
-        FASTCV_UNROLL for (int v = 0; v < NV; v++) acc[v] = fma(load(p + v * step), w, acc[v]);
-    }
-    FASTCV_UNROLL for (int v = 0; v < NV; v++) store(to + v * L, activate<T>(acc[v], activation, slope));
-}
-template <class T>
-using ChannelPixels = void (*)(const T*, int64_t, const int64_t*, int64_t, const T*, Vec<T>, Activation, T, T*);
-template <class T, int NV = 1>
-static ChannelPixels<T> find_channel_pixels(int64_t pixels) {
-    if constexpr (NV < 8) {
-        if (pixels > NV) return find_channel_pixels<T, NV + 1>(pixels);
-    }
-    return channel_pixels<T, NV>;
-}
-
-// Weights of one block of channels: to[tap][lane], zeros behind the last channel.
-template <class T>
-static void gather_taps(const Conv2dShape& s, const Weights& w, int64_t channel, int64_t m, T* to) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t lane = 0; lane < L; lane++)
-        for (int64_t r = 0; r < s.R; r++)
-            for (int64_t t = 0; t < s.S; t++)
-                to[(r * s.S + t) * L + lane] =
-                    channel + lane < s.C
-                        ? load_scalar<T>(w.at(channel + lane, m, 0) + r * w.row_bytes + t * w.column_bytes)
-                        : T(0);
-}
-
-// Rows [first, first + rows) of the padded input of one block of channels.
-template <class T>
-static void load_padded_rows(const Conv2dShape& s, Tensor input, int64_t n, int64_t channel, int64_t first, int64_t rows,
-                             int64_t columns, T* x) {
-    constexpr int64_t L = kLanes<T>;
-    const char* planes = input.data + n * input.stride_bytes[0] + channel * input.stride_bytes[1];
-    for (int64_t i = 0; i < rows; i++) {
-        const int64_t y = first + i - s.pad_top;
-        T* to = x + i * columns * L;
-        if (y < 0 || y >= s.H)
-            fill_zeros(to, columns * L);
-        else
-            load_channel_lanes(to, columns, planes + y * input.stride_bytes[2], input.stride_bytes[1], input.stride_bytes[3],
-                               smaller(L, s.C - channel), -s.pad_left, s.W);
-    }
-}
-
-// Output rows [y, y + rows) of one block of channels of image n.
-template <class T>
-static void depthwise_channel_lanes(const ChannelLaneCall<T>& c, int64_t n, int64_t channel, int64_t y, int64_t rows, T* x, T* w,
-                                    T* z) {
-    constexpr int64_t L = kLanes<T>;
-    const Conv2dShape& s = c.shape;
-    load_padded_rows(s, c.input, n, channel, y * s.stride_h, (rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1, c.columns, x);
-    const int64_t pieces = ceil_div(s.Q, 8), lanes = smaller(L, s.C - channel);
-    const int64_t* stride = c.output.stride_bytes;
-    for (int64_t m = 0; m < c.multiplier; m++) {
-        gather_taps(s, c.weight, channel, m, w);
-        Vec<T> bias = zero<T>();
-        for (int64_t i = 0; i < lanes; i++) bias[i] = c.bias[(channel + i) * c.multiplier + m];
-        char* planes = c.output.data + n * stride[0] + (channel * c.multiplier + m) * stride[1];
-        for (int64_t row = 0; row < rows; row++) {
-            for (int64_t piece = 0; piece < pieces; piece++) {
-                const int64_t q = s.Q * piece / pieces, pixels = s.Q * (piece + 1) / pieces - q;
-                find_channel_pixels<T>(pixels)(x + (row * s.stride_h * c.columns + q * s.stride_w) * L, s.stride_w * L, c.offset,
-                                               s.R * s.S, w, bias, c.activation, c.slope, z + q * L);
-            }
-            store_channel_lanes(z, s.Q, planes + (y + row) * stride[2], c.multiplier * stride[1], stride[3], lanes);
-        }
-    }
-}
-
-// Sizes of the channel-lane kernel's scratch, which forward and weight gradient share.
-template <class T>
-struct ChannelLaneSizes {
-    int64_t columns, block_rows;
-
-    // Whether a block stays a few MiB: absurd strides and dilations do not.
-    static bool fit(const Conv2dShape& s) {
-        return (double(s.Q) * double(s.stride_w) + double(s.S) * double(s.dilation_w)) *
-                   (4 * double(s.stride_h) + double(s.R) * double(s.dilation_h)) <
-               1e5;
-    }
-
-    explicit ChannelLaneSizes(const Conv2dShape& s) {
-        columns = larger((s.Q - 1) * s.stride_w + (s.S - 1) * s.dilation_w + 1, 1) + s.stride_w + kLanes<T>;
-        const int64_t row_bytes = columns * kVectorBytes;
-        const int64_t fitting = kStripBytes / 2 / row_bytes - (s.R - 1) * s.dilation_h;
-        block_rows = smaller(s.P, larger(4, fitting / s.stride_h));
-    }
-    int64_t x_elements(const Conv2dShape& s) const {
-        return (((block_rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1) * columns + kLanes<T>) * kLanes<T>;
-    }
-};
-
-template <class T>
-static Status conv2d_depthwise_small(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output,
-                                     const Epilogue& epilogue) {
-    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    const ChannelLaneSizes<T> sizes(s);
-    ChannelLaneCall<T> c{s, input, output, weight, s.K / s.G, sizes.block_rows, sizes.columns, nullptr, nullptr,
-                         epilogue.activation, T(epilogue.slope)};
-    const int threads = threads_for(4 * multiply_adds(s));
-    const int64_t taps = s.R * s.S;
-    const int64_t offset_bytes = round_up(taps * 8, 64), bias_bytes = round_up(s.K * size, 64);
-    const int64_t thread_bytes = round_up((sizes.x_elements(s) + (taps + s.Q + L) * L) * size, 64);
-    Scratch scratch(offset_bytes + bias_bytes + threads * thread_bytes);
-    if (!scratch.data()) return Status::out_of_memory;
-    int64_t* offset = reinterpret_cast<int64_t*>(scratch.data());
-    T* bias = reinterpret_cast<T*>(scratch.data() + offset_bytes);
-    for (int64_t r = 0; r < s.R; r++)
-        for (int64_t t = 0; t < s.S; t++) offset[r * s.S + t] = (r * s.dilation_h * sizes.columns + t * s.dilation_w) * L;
-    for (int64_t k = 0; k < s.K; k++)
-        bias[k] = epilogue.bias ? load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes) : T(0);
-    c.offset = offset;
-    c.bias = bias;
-    const int64_t blocks = ceil_div(s.P, c.block_rows), channel_blocks = ceil_div(s.C, L), items = s.N * channel_blocks * blocks;
-    parallel(threads, [&](Team team) {
-        T* x = reinterpret_cast<T*>(scratch.data() + offset_bytes + bias_bytes + team.id * thread_bytes);
-        T* w = x + sizes.x_elements(s);
-        for (int64_t item = team.begin(items); item < team.end(items); item++) {
-            const int64_t y = item % blocks * c.block_rows, channel = item / blocks % channel_blocks * L;
-            depthwise_channel_lanes(c, item / blocks / channel_blocks, channel, y, smaller(c.block_rows, s.P - y), x, w,
-                                    w + taps * L);
-        }
-    });
-    return Status::ok;
-}
-
-// ---- weight gradient: sum over pixels of x[pixel + tap] * y[pixel], channels in lanes
-
-// MT taps over `rows` x `columns` pixels; sum[tap][lane] += ..
-template <class T, int MT>
-FASTCV_NOINLINE void tap_sums(const T* x, int64_t x_row, int64_t x_step, const int64_t* offset, const T* y, int64_t y_row,
-                              int64_t rows, int64_t columns, T* sum) {
-    constexpr int L = kLanes<T>;
-    Vec<T> acc[MT];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i] = load(sum + i * L);
-    for (int64_t p = 0; p < rows; p++) {
-        const T* taps[MT];
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) taps[i] = x + p * x_row + offset[i];
-        for (int64_t q = 0; q < columns; q++) {
-            const Vec<T> grad = load(y + p * y_row + q * L);
-            FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i] = fma(load(taps[i] + q * x_step), grad, acc[i]);
-        }
-    }
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) store(sum + i * L, acc[i]);
-}
-constexpr int kTapsTogether = kManyRegisters ? 9 : 8;
-template <class T>
-using TapSums = void (*)(const T*, int64_t, int64_t, const int64_t*, const T*, int64_t, int64_t, int64_t, T*);
-template <class T, int MT = 1>
-static TapSums<T> find_tap_sums(int64_t taps) {
-    if constexpr (MT < kTapsTogether) {
-        if (taps > MT) return find_tap_sums<T, MT + 1>(taps);
-    }
-    return tap_sums<T, MT>;
-}
-
-template <class T>
-static Status depthwise_grad_weight(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
-    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    const ChannelLaneSizes<T> sizes(s);
-    const int threads = threads_for(4 * multiply_adds(s));
-    const int64_t taps = s.R * s.S, pieces = ceil_div(taps, kTapsTogether), multiplier = s.K / s.G, pitch = s.Q + L;
-    const int64_t offset_bytes = round_up(taps * 8, 64);
-    const int64_t thread_bytes =
-        round_up((sizes.x_elements(s) + (multiplier * taps + sizes.block_rows * pitch + L) * L) * size, 64);
-    Scratch scratch(offset_bytes + threads * thread_bytes);
-    if (!scratch.data()) return Status::out_of_memory;
-    int64_t* offset = reinterpret_cast<int64_t*>(scratch.data());
-    for (int64_t r = 0; r < s.R; r++)
-        for (int64_t t = 0; t < s.S; t++) offset[r * s.S + t] = (r * s.dilation_h * sizes.columns + t * s.dilation_w) * L;
-    const int64_t channel_blocks = ceil_div(s.C, L);
-    parallel(threads, [&](Team team) {
-        T* x = reinterpret_cast<T*>(scratch.data() + offset_bytes + team.id * thread_bytes);
-        T* sum = x + sizes.x_elements(s);
-        T* y = sum + multiplier * taps * L;
-        for (int64_t cb = team.begin(channel_blocks); cb < team.end(channel_blocks); cb++) {
-            const int64_t channel = cb * L, lanes = smaller(L, s.C - channel);
-            const int64_t* stride = grad_output.stride_bytes;
-            fill_zeros(sum, multiplier * taps * L);
-            for (int64_t n = 0; n < s.N; n++)
-                for (int64_t first = 0; first < s.P; first += sizes.block_rows) {
-                    const int64_t rows = smaller(sizes.block_rows, s.P - first);
-                    load_padded_rows(s, input, n, channel, first * s.stride_h,
-                                     (rows - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1, sizes.columns, x);
-                    for (int64_t m = 0; m < multiplier; m++) {
-                        const char* planes = grad_output.data + n * stride[0] + (channel * multiplier + m) * stride[1];
-                        for (int64_t p = 0; p < rows; p++)
-                            load_channel_lanes(y + p * pitch * L, s.Q, planes + (first + p) * stride[2], multiplier * stride[1],
-                                               stride[3], lanes, 0, s.Q);
-                        for (int64_t piece = 0; piece < pieces; piece++) {
-                            const int64_t t0 = taps * piece / pieces, t1 = taps * (piece + 1) / pieces;
-                            find_tap_sums<T>(t1 - t0)(x, s.stride_h * sizes.columns * L, s.stride_w * L, offset + t0, y, pitch * L,
-                                                      rows, s.Q, sum + (m * taps + t0) * L);
-                        }
-                    }
-                }
-            for (int64_t lane = 0; lane < lanes; lane++)
-                for (int64_t m = 0; m < multiplier; m++) {
-                    char* to = grad_weight.data + ((channel + lane) * multiplier + m) * grad_weight.stride_bytes[0];
-                    for (int64_t t = 0; t < taps; t++)
-                        store_scalar(to + t / s.S * grad_weight.stride_bytes[2] + t % s.S * grad_weight.stride_bytes[3],
-                                     sum[(m * taps + t) * L + lane]);
-                }
-        }
-    });
-    return Status::ok;
-}
-
-// Estimated cycles of one plane either way: a row kernel wastes lanes and setup on narrow planes, channel lanes pay for transposes.
+// Estimated cycles of one plane either way: rows waste lanes and setup on narrow planes, channel lanes pay for transposes.
 template <class T>
 static bool prefers_channel_lanes(const Conv2dShape& s, Tensor input, Tensor output) {
     if (!ChannelLaneSizes<T>::fit(s)) return false;
     const double L = kLanes<T>, taps = double(s.R * s.S), lanes_used = double(s.C) / double(round_up(s.C, kLanes<T>));
     const double row_vectors = double(s.P * ceil_div(s.Q, kLanes<T>));
-    const double by_rows = row_vectors * (taps * 0.6 + 4) + double(s.H) * (6 + double(ceil_div(s.W, kLanes<T>)) * 2) + 150;
+    double by_rows = row_vectors * (taps + 5) + double(s.H) * (6 + double(ceil_div(s.W, kLanes<T>)) * 2) + 150;
+#if defined(__AVX512F__)
+    if (rows_in_place_fit<T>(s, input, output)) by_rows = row_vectors * (taps + (s.stride_h == 1 ? 4 : 12)) + 40;
+#endif
     const int64_t size = int64_t(sizeof(T));
     const bool channels_last = input.stride_bytes[3] != size && output.stride_bytes[3] != size;
-    const double moved = double(s.H * s.W + s.P * s.Q) / L * (channels_last ? 2 : 5);
-    const double per_tap = ChannelLaneSizes<T>(s).x_elements(s) * size > 64 * 1024 ? 0.9 : 0.6;  // second-level or first-level cache
-    return double(s.P * s.Q) * taps / L * per_tap + moved + 50 < (channels_last ? 10 : 1) * by_rows * lanes_used;
+    const double moved = double(s.H * s.W + s.P * s.Q) / L * (channels_last ? 3 : 9);
+    const bool first_level = ChannelLaneSizes<T>(s).x_elements(s) * size <= 64 * 1024;
+    return double(s.P * s.Q) * taps / L * (first_level ? 1.2 : 1.4) + moved + 15 < (channels_last ? 10 : 1) * by_rows * lanes_used;
 }
-
-// Blocks of rows, channels and images, in the order of their memory.
-struct PlaneWalk {
-    int64_t blocks, channels, block, channel, n;
-
-    PlaneWalk(int64_t item, int64_t blocks_of_plane, int64_t channels_of_image)
-        : blocks(blocks_of_plane),
-          channels(channels_of_image),
-          block(item % blocks),
-          channel(item / blocks % channels),
-          n(item / blocks / channels) {}
-    void step() {
-        if (++block < blocks) return;
-        block = 0;
-        if (++channel < channels) return;
-        channel = 0;
-        n++;
-    }
-};
 
 template <class T>
 static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output, const Epilogue& epilogue) {
-    if (prefers_channel_lanes<T>(s, input, output)) return conv2d_depthwise_small<T>(s, input, weight, output, epilogue);
+    if (prefers_channel_lanes<T>(s, input, output)) return conv2d_depthwise_lanes<T>(s, input, weight, output, epilogue);
+#if defined(__AVX512F__)
+    if (rows_in_place_fit<T>(s, input, output)) return conv2d_depthwise_rows<T>(s, input, weight, output, epilogue);
+#endif
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     DepthwiseCall<T> c;
     c.shape = s;
