@@ -58,6 +58,18 @@ struct Conv2dPacked {
     Conv2dChoice choice{};
 };
 
+// A transposed convolution is the input gradient of a convolution, and its shape is that convolution's: it maps (N, K, P, Q) to
+// (N, C, H, W). Weights are packed for one of these; the choice says which, and is all that the packed form depends on.
+struct ConvTranspose2dChoice {
+    enum Kind { convolution, phases } kind;
+    Conv2dChoice as_convolution;  // with stride 1 it is an ordinary one
+};
+struct ConvTranspose2dPacked {
+    void* data = nullptr;
+    bool finite = true;
+    ConvTranspose2dChoice choice{};
+};
+
 struct KernelTable {
     const char* isa;
     int vector_bytes;
@@ -71,10 +83,16 @@ struct KernelTable {
     bool (*conv2d_pack)(const Conv2dShape&, int itemsize, const Conv2dChoice&, Tensor weight, void* packed);
     Status (*conv2d_packed)(const Conv2dShape&, int itemsize, const Conv2dPacked&, Tensor input, Tensor weight,
                             Tensor output, const Epilogue&);
-    Status (*conv2d_grad_input)(const Conv2dShape&, int itemsize, Tensor grad_output, Tensor weight,
-                                Tensor grad_input);
     Status (*conv2d_grad_weight)(const Conv2dShape&, int itemsize, Tensor grad_output, Tensor input,
                                  Tensor grad_weight);
+
+    // Without bias and activation, the gradient of conv2d by its input. Entries are those of conv2d.
+    ConvTranspose2dChoice (*conv_transpose2d_choose)(const Conv2dShape&, int itemsize, bool packed);
+    Status (*conv_transpose2d)(const Conv2dShape&, int itemsize, Tensor input, Tensor weight, Tensor output, const Epilogue&);
+    int64_t (*conv_transpose2d_packed_bytes)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&);
+    bool (*conv_transpose2d_pack)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&, Tensor weight, void* packed);
+    Status (*conv_transpose2d_packed)(const Conv2dShape&, int itemsize, const ConvTranspose2dPacked&, Tensor input, Tensor weight,
+                                      Tensor output, const Epilogue&);
 
     // The machine's measured limits, for the demo's and the benchmark's share of peak.
     double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers

@@ -70,7 +70,7 @@ void conv2d_grad_input(const py::array& grad_output, const py::array& weight, co
     Status status;
     {
         py::gil_scoped_release release;
-        status = kernels().conv2d_grad_input(s, itemsize, dy, w, dx);
+        status = kernels().conv_transpose2d(s, itemsize, dy, w, dx, Epilogue{});
     }
     raise_unless_ok(status);
 }

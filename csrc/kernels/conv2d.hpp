@@ -16,7 +16,6 @@
 #include "conv2d_grad_weight_winograd.hpp"
 #include "conv2d_strip.hpp"
 #include "conv2d_winograd.hpp"
-#include "conv_transpose2d.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -216,30 +215,6 @@ static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Wei
     return !not_finite;
 }
 
-// The convolution that the input gradient of a convolution with stride 1 is.
-static Conv2dShape gradient_shape(const Conv2dShape& s) {
-    Conv2dShape g = s;
-    g.C = s.K, g.H = s.P, g.W = s.Q;
-    g.K = s.C, g.P = s.H, g.Q = s.W;
-    g.pad_top = (s.R - 1) * s.dilation_h - s.pad_top;
-    g.pad_left = (s.S - 1) * s.dilation_w - s.pad_left;
-    g.stride_h = g.stride_w = 1;  // also where a stride is never taken
-    return g;
-}
-
-template <class T>
-static Status grad_input(const Conv2dShape& s, Tensor grad_output, Tensor weight, Tensor grad_input) {
-    if (s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0) return Status::ok;
-    const Conv2dShape clipped = clip_window(s);
-    if (clipped.stride_h != 1 || clipped.stride_w != 1) {
-        weight.data += LiveTaps(vertical(s)).first * weight.stride_bytes[2] + LiveTaps(horizontal(s)).first * weight.stride_bytes[3];
-        return conv_transpose2d_phases<T>(clipped, grad_output, weight, grad_input, Epilogue{});
-    }
-    const Conv2dShape g = gradient_shape(s);
-    return run<T>(g, choose<T>(g, Conv2dAlgorithm::automatic, false), nullptr, grad_output, turned_weights(s, weight), grad_input,
-                  Epilogue{});
-}
-
 // Direct multiply-adds run at 80% of peak in whole vectors of filters; Winograd's products at 90%, plus transforms and M.
 template <class T>
 static bool winograd_gradient_wins(const Conv2dShape& s) {
@@ -302,9 +277,6 @@ static Status conv2d_packed(const Conv2dShape& s, int itemsize, const Conv2dPack
     if (!packed.finite) return conv2d(s, itemsize, Conv2dAlgorithm::direct, input, weight, output, epilogue);
     return itemsize == 4 ? run<float>(s, packed.choice, packed.data, input, w, output, epilogue)
                          : run<double>(s, packed.choice, packed.data, input, w, output, epilogue);
-}
-static Status conv2d_grad_input(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor weight, Tensor grad) {
-    return itemsize == 4 ? grad_input<float>(s, grad_output, weight, grad) : grad_input<double>(s, grad_output, weight, grad);
 }
 static Status conv2d_grad_weight(const Conv2dShape& s, int itemsize, Tensor grad_output, Tensor input, Tensor grad) {
     return itemsize == 4 ? grad_weight<float>(s, grad_output, input, grad) : grad_weight<double>(s, grad_output, input, grad);

@@ -12,10 +12,10 @@
 //   phase x = 1:  b0 b1 b2 ..  --.
 //
 // Here `input` is (N, K, P, Q) and `output` (N, C, H, W): the letters are those of the convolution that this is the gradient of.
-// With stride 1 there is one phase, and the turned weights make it an ordinary convolution: conv2d.hpp sends it there.
+// With stride 1 there is one phase, and the turned weights make it an ordinary convolution, Winograd included.
 #pragma once
 
-#include "conv2d_strip.hpp"
+#include "conv2d.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -34,6 +34,7 @@ struct PhaseAxis {
     // Input position of a tap, relative to the output's index within its phase.
     int64_t shift(int64_t phase, int64_t tap) const { return (phase + pad - tap * dilation) / stride; }
     int64_t phases() const { return smaller(stride, size); }
+    int64_t taps_of(int64_t phase) const { return ceil_div(larger(0, taps - first_tap(phase)), tap_step()); }
 
     // The stride-1 window that holds every tap of every phase.
     Axis window(int64_t input) const {
@@ -110,8 +111,23 @@ static void interleave_row(const T* const* phase, int64_t stride, int64_t count,
             store_scalar(output + (j * stride + x) * column_bytes, phase[x][j]);
 }
 
+// Weights as [phase][group][filter][channel][tap].
 template <class T>
-static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor weight, Tensor output, const Epilogue& epilogue) {
+static void pack_phases(const Conv2dShape& s, Tensor weight, T* to, Team team) {
+    const PhaseAxis py{s.H, s.stride_h, s.pad_top, s.R, s.dilation_h}, px{s.W, s.stride_w, s.pad_left, s.S, s.dilation_w};
+    const int64_t* b = weight.stride_bytes;
+    const Weights exchanged{weight.data, s.K / s.G * b[0], b[1], b[0], b[2], b[3]};
+    for (int64_t y = 0; y < py.phases(); y++)
+        for (int64_t x = 0; x < px.phases(); x++) {
+            pack_phase(s, py, px, y, x, exchanged, to, team);
+            to += s.K * (s.C / s.G) * py.taps_of(y) * px.taps_of(x);
+        }
+}
+
+// `packed` may be null: the weights are then packed for this call.
+template <class T>
+static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor weight, const T* packed, Tensor output,
+                                      const Epilogue& epilogue) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     using Tiles = StripTiles<T>;
     const PhaseAxis py{s.H, s.stride_h, s.pad_top, s.R, s.dilation_h}, px{s.W, s.stride_w, s.pad_left, s.S, s.dilation_w};
@@ -141,9 +157,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t offsets = c.channels() * s.R * s.S;
     const int64_t phase_bytes = round_up(phases * int64_t(sizeof(Phase)), 64);
     const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
-    const int64_t* b = weight.stride_bytes;
-    const Weights exchanged{weight.data, s.K / s.G * b[0], b[1], b[0], b[2], b[3]};
-    const int64_t weight_bytes = round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
+    const int64_t weight_bytes = packed ? 0 : round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
     const int64_t bias_bytes = round_up((s.C + L) * size, 64);
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
     const int64_t tile_bytes = round_up(phases * tile_elements * size, 64);
@@ -153,7 +167,8 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     if (!scratch.data()) return Status::out_of_memory;
     Phase* phase = reinterpret_cast<Phase*>(scratch.data());
     DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data() + phase_bytes);
-    T* weights = reinterpret_cast<T*>(scratch.data() + phase_bytes + offset_bytes);
+    T* fresh = reinterpret_cast<T*>(scratch.data() + phase_bytes + offset_bytes);
+    const T* const weights = packed ? packed : fresh;
     T* bias = reinterpret_cast<T*>(scratch.data() + phase_bytes + offset_bytes + weight_bytes);
     char* per_thread = scratch.data() + phase_bytes + offset_bytes + weight_bytes + bias_bytes;
 
@@ -176,9 +191,10 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
 
     const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
     parallel(threads, [&](Team team) {
-        for (int64_t i = 0; i < phases; i++)
-            pack_phase(s, py, px, i / px.phases(), i % px.phases(), exchanged, weights + phase[i].weight, team);
-        team.wait_for_all();
+        if (!packed) {
+            pack_phases(s, weight, fresh, team);
+            team.wait_for_all();
+        }
         char* mine = per_thread + team.id * thread_bytes;
         PixelVector* list = reinterpret_cast<PixelVector*>(mine);
         T* tiles = reinterpret_cast<T*>(mine + list_bytes);
@@ -230,6 +246,91 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         }
     });
     return Status::ok;
+}
+
+// The ordinary convolution that a transposed one with stride 1 is.
+static Conv2dShape convolution_of(const Conv2dShape& s) {
+    Conv2dShape g = s;
+    g.C = s.K, g.H = s.P, g.W = s.Q;
+    g.K = s.C, g.P = s.H, g.Q = s.W;
+    g.pad_top = (s.R - 1) * s.dilation_h - s.pad_top;
+    g.pad_left = (s.S - 1) * s.dilation_w - s.pad_left;
+    g.stride_h = g.stride_w = 1;  // also where a stride is never taken
+    return g;
+}
+
+// The window without taps that no output sees, and whether that is the whole window, so that packed weights serve it.
+struct TransposedWindow {
+    Conv2dShape shape;
+    Tensor weight;
+    bool whole;
+
+    TransposedWindow(const Conv2dShape& s, Tensor w) : shape(clip_window(s)), weight(w) {
+        weight.data += LiveTaps(vertical(s)).first * w.stride_bytes[2] + LiveTaps(horizontal(s)).first * w.stride_bytes[3];
+        whole = shape.R == s.R && shape.S == s.S && shape.stride_h == s.stride_h && shape.stride_w == s.stride_w &&
+                s.H >= s.stride_h && s.W >= s.stride_w;
+    }
+};
+
+static bool empty_output(const Conv2dShape& s) { return s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0; }
+
+template <class T>
+static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed) {
+    if (empty_output(s)) return {ConvTranspose2dChoice::phases, {}};
+    const Conv2dShape clipped = clip_window(s);
+    if (clipped.stride_h > 1 || clipped.stride_w > 1) return {ConvTranspose2dChoice::phases, {}};
+    return {ConvTranspose2dChoice::convolution, choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, packed)};
+}
+
+template <class T>
+static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice, const void* packed, Tensor input, Tensor weight,
+                             Tensor output, const Epilogue& epilogue) {
+    if (empty_output(s)) return Status::ok;
+    if (choice.kind == ConvTranspose2dChoice::convolution)
+        return run<T>(convolution_of(s), choice.as_convolution, packed, input, turned_weights(s, weight), output, epilogue);
+    const TransposedWindow window(s, weight);
+    return conv_transpose2d_phases<T>(window.shape, input, window.weight, window.whole ? static_cast<const T*>(packed) : nullptr, output,
+                                      epilogue);
+}
+
+template <class T>
+static int64_t packed_elements_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice) {
+    if (empty_output(s)) return 0;
+    if (choice.kind == ConvTranspose2dChoice::convolution) return packed_elements<T>(convolution_of(s), choice.as_convolution);
+    return TransposedWindow(s, Tensor{}).whole ? s.K * (s.C / s.G) * s.R * s.S : 0;
+}
+
+template <class T>
+static bool pack_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice, Tensor weight, T* to) {
+    if (choice.kind == ConvTranspose2dChoice::convolution)
+        return pack(convolution_of(s), choice.as_convolution, turned_weights(s, weight), to);
+    parallel(threads_for(double(packed_elements_transposed<T>(s, choice))), [&](Team team) { pack_phases(s, weight, to, team); });
+    return true;
+}
+
+// ---- the entries of the table
+
+static ConvTranspose2dChoice conv_transpose2d_choose(const Conv2dShape& s, int itemsize, bool packed) {
+    return itemsize == 4 ? choose_transposed<float>(s, packed) : choose_transposed<double>(s, packed);
+}
+static Status conv_transpose2d(const Conv2dShape& s, int itemsize, Tensor input, Tensor weight, Tensor output, const Epilogue& epilogue) {
+    const ConvTranspose2dChoice choice = conv_transpose2d_choose(s, itemsize, false);
+    return itemsize == 4 ? run_transposed<float>(s, choice, nullptr, input, weight, output, epilogue)
+                         : run_transposed<double>(s, choice, nullptr, input, weight, output, epilogue);
+}
+static int64_t conv_transpose2d_packed_bytes(const Conv2dShape& s, int itemsize, const ConvTranspose2dChoice& choice) {
+    return itemsize * (itemsize == 4 ? packed_elements_transposed<float>(s, choice) : packed_elements_transposed<double>(s, choice));
+}
+static bool conv_transpose2d_pack(const Conv2dShape& s, int itemsize, const ConvTranspose2dChoice& choice, Tensor weight, void* packed) {
+    return itemsize == 4 ? pack_transposed(s, choice, weight, static_cast<float*>(packed))
+                         : pack_transposed(s, choice, weight, static_cast<double*>(packed));
+}
+static Status conv_transpose2d_packed(const Conv2dShape& s, int itemsize, const ConvTranspose2dPacked& packed, Tensor input,
+                                      Tensor weight, Tensor output, const Epilogue& epilogue) {
+    // Weights that hold a NaN or an infinity are not for Winograd: a plain call does such images tap by tap.
+    if (!packed.finite) return conv_transpose2d(s, itemsize, input, weight, output, epilogue);
+    return itemsize == 4 ? run_transposed<float>(s, packed.choice, packed.data, input, weight, output, epilogue)
+                         : run_transposed<double>(s, packed.choice, packed.data, input, weight, output, epilogue);
 }
 
 }  // namespace

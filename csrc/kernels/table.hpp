@@ -1,7 +1,7 @@
 // What a file in isa/ compiles: every kernel, and the one symbol that it exports.
 #pragma once
 
-#include "conv2d.hpp"
+#include "conv_transpose2d.hpp"
 #include "measure.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -11,8 +11,9 @@ namespace fastcv::FASTCV_ISA {
 
 const KernelTable* table() {
     static const KernelTable kernels = {
-        FASTCV_STRING(FASTCV_ISA), kVectorBytes,       conv2d_choose,     conv2d,       conv2d_packed_bytes,
-        conv2d_pack,               conv2d_packed,  conv2d_grad_input, conv2d_grad_weight,
+        FASTCV_STRING(FASTCV_ISA), kVectorBytes,
+        conv2d_choose, conv2d, conv2d_packed_bytes, conv2d_pack, conv2d_packed, conv2d_grad_weight,
+        conv_transpose2d_choose, conv_transpose2d, conv_transpose2d_packed_bytes, conv_transpose2d_pack, conv_transpose2d_packed,
         measure_peak,
     };
     return &kernels;

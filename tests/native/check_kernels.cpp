@@ -437,10 +437,10 @@ void check_gradients(const KernelTable& table, const Problem& problem, const Num
     const Conv2dShape& s = problem.s;
     const int itemsize = int(sizeof(T));
     const Array<T> dy(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
-    name_case(table, sizeof(T), s, layouts, "conv2d_grad_input");
+    name_case(table, sizeof(T), s, layouts, "conv_transpose2d");
     check<T>(input_size(s), layouts.result,
              {grad_input, sum_bound<T>(s.K / s.G * s.R * s.S, problem.grad_output, problem.weight, 0, fits_winograd(s)), 0},
-             [&](Tensor dx) { return table.conv2d_grad_input(s, itemsize, dy.tensor(), w.tensor(), dx); });
+             [&](Tensor dx) { return table.conv_transpose2d(s, itemsize, dy.tensor(), w.tensor(), dx, Epilogue{}); });
     const Array<T> x(input_size(s), layouts.weight, problem.input);
     name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight");
     check<T>(weight_size(s), layouts.result,
