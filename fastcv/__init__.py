@@ -2,12 +2,22 @@
 
 from fastcv._config import get_num_threads, set_num_threads, show_config
 from fastcv.ops.conv2d import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+from fastcv.ops.conv_transpose2d import (
+    ConvTranspose2d,
+    conv_transpose2d,
+    conv_transpose2d_grad_input,
+    conv_transpose2d_grad_weight,
+)
 
 __all__ = [
     "Conv2d",
+    "ConvTranspose2d",
     "conv2d",
     "conv2d_grad_input",
     "conv2d_grad_weight",
+    "conv_transpose2d",
+    "conv_transpose2d_grad_input",
+    "conv_transpose2d_grad_weight",
     "get_num_threads",
     "set_num_threads",
     "show_config",

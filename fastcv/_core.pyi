@@ -19,6 +19,20 @@ class Conv2dPlan:
     ) -> None: ...
     def run(self, input: NDArray[Any], output: NDArray[Any]) -> None: ...
 
+class ConvTranspose2dPlan:
+    def __init__(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        activation: int,
+        slope: float,
+    ) -> None: ...
+    def run(self, input: NDArray[Any], output: NDArray[Any]) -> None: ...
+
 def conv2d(
     input: NDArray[Any],
     weight: NDArray[Any],
@@ -60,6 +74,47 @@ def conv2d_choice(
     dilation: tuple[int, int],
     groups: int,
     algorithm: int,
+    packed: bool,
+) -> tuple[str, str]: ...
+def conv_transpose2d(
+    input: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    output: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    activation: int,
+    slope: float,
+) -> None: ...
+def conv_transpose2d_grad_input(
+    grad_output: NDArray[Any],
+    weight: NDArray[Any],
+    grad_input: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None: ...
+def conv_transpose2d_grad_weight(
+    grad_output: NDArray[Any],
+    input: NDArray[Any],
+    grad_weight: NDArray[Any],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None: ...
+def conv_transpose2d_choice(
+    input_shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, int, int, int],
+    output_shape: tuple[int, int, int, int],
+    itemsize: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
     packed: bool,
 ) -> tuple[str, str]: ...
 def measure_peak(itemsize: int, threads: int) -> float: ...

@@ -4,19 +4,16 @@
     python tests/fuzz_conv2d.py --seconds 60         for a minute
     python tests/fuzz_conv2d.py --seed 7 --first 40  from example 40 of another sequence
 
-A failure prints the example as a call that repeats it. The suite runs the first few hundred
-examples of seed 0.
+A failure prints the example as a call that repeats it. The suite runs the first examples of seed 0.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
+import fuzzing
 import numpy as np
 from cases import uniform
 from closeness import ACTIVATION, assert_close, same_bits, sum_bound, widened
@@ -223,39 +220,5 @@ def check(example: Example) -> None:
         fastcv.set_num_threads(example.threads)
 
 
-def run(seed: int, first: int = 0, examples: int | None = None, seconds: float = math.inf) -> int:
-    """Check examples ``first``, ``first + 1``, ... of a sequence; return how many there were."""
-    threads = fastcv.get_num_threads()
-    end = time.monotonic() + seconds
-    done = 0
-    try:
-        for index in count(first):
-            if done == examples or time.monotonic() > end:
-                break
-            example = draw(seed * 1_000_003 + index)
-            try:
-                check(example)
-            except Exception as error:
-                raise AssertionError(
-                    f"{error}\n\nExample {index} of seed {seed}. To repeat it, in tests/:\n\n"
-                    f"from fuzz_conv2d import Example, check\ncheck({example!r})"
-                ) from error
-            done += 1
-    finally:
-        fastcv.set_num_threads(threads)
-    return done
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="which sequence of examples")
-    parser.add_argument("--first", type=int, default=0, help="its first example to run")
-    parser.add_argument("--examples", type=int, help="how many; no end without it")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="or for how long")
-    arguments = parser.parse_args()
-    done = run(arguments.seed, arguments.first, arguments.examples, arguments.seconds)
-    print(f"{done} examples agree")
-
-
 if __name__ == "__main__":
-    main()
+    fuzzing.main(draw, check, __doc__)

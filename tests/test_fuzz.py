@@ -1,8 +1,10 @@
-"""The fuzzer's first examples; open-ended it runs as ``python tests/fuzz_conv2d.py``."""
+"""The fuzzers' first examples; open-ended they run as ``python tests/fuzz_conv2d.py``."""
 
 from __future__ import annotations
 
 import fuzz_conv2d
+import fuzz_conv_transpose2d
+import fuzzing
 import pytest
 
 CHUNK = 100
@@ -10,7 +12,14 @@ CHUNK = 100
 
 @pytest.mark.parametrize("first", range(0, 2000, CHUNK))
 def test_conv2d(first: int) -> None:
-    assert fuzz_conv2d.run(seed=0, first=first, examples=CHUNK) == CHUNK
+    draw, check = fuzz_conv2d.draw, fuzz_conv2d.check
+    assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
+
+
+@pytest.mark.parametrize("first", range(0, 1000, CHUNK))
+def test_conv_transpose2d(first: int) -> None:
+    draw, check = fuzz_conv_transpose2d.draw, fuzz_conv_transpose2d.check
+    assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
 
 
 def test_examples_cover_the_parameters() -> None:
@@ -24,14 +33,26 @@ def test_examples_cover_the_parameters() -> None:
     assert layouts == set(fuzz_conv2d.LAYOUTS)
 
 
-def test_a_failure_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transposed_examples_cover_the_parameters() -> None:
+    examples = [fuzz_conv_transpose2d.draw(seed) for seed in range(600)]
+    for name in ("dtype", "batch", "stride", "padding", "dilation", "activation", "threads"):
+        values = {str(getattr(example, name)) for example in examples}
+        assert len(values) >= 2, name
+    appended = [(e.output_padding[0], e.stride[0]) for e in examples]
+    assert any(0 < extra < stride for extra, stride in appended)
+    assert any(extra >= stride for extra, stride in appended)
+    assert any(example.groups > 1 == example.group_channels for example in examples)
+    layouts = {layout for example in examples for layout in example.layouts}
+    assert layouts == set(fuzz_conv_transpose2d.LAYOUTS)
+
+
+def test_a_failure_can_be_repeated() -> None:
     # A kernel that is wrong for one example: the report, pasted, finds the same one.
     def broken(example: fuzz_conv2d.Example) -> None:
         assert example.dtype != "float64", "wrong"
 
-    monkeypatch.setattr(fuzz_conv2d, "check", broken)
-    with pytest.raises(AssertionError, match="To repeat it") as caught:
-        fuzz_conv2d.run(seed=1)
+    with pytest.raises(AssertionError, match="from fuzz_conv2d import") as caught:
+        fuzzing.run(fuzz_conv2d.draw, broken, seed=1)
     call = str(caught.value).splitlines()[-1]
     example = eval(call.removeprefix("check(").removesuffix(")"), vars(fuzz_conv2d))
     assert example == fuzz_conv2d.draw(example.seed)

@@ -1,52 +1,34 @@
 // conv2d, its gradients, and the plan that packs weights once.
-#include "core.h"
-
 #include <stdio.h>
-#include <stdlib.h>
 
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../dispatch.h"
+#include "convolution.h"
 
 namespace fastcv {
-namespace {
 
-// input (N, C, H, W), weight (K, C // G, R, S), output (N, K, P, Q)
-Conv2dShape shape_of(const int64_t* input, const int64_t* weight, const int64_t* output, Pair stride, Pair padding,
-                     Pair dilation, int64_t groups) {
-    Conv2dShape s{};
-    s.N = input[0], s.C = input[1], s.H = input[2], s.W = input[3];
-    s.K = weight[0], s.R = weight[2], s.S = weight[3];
-    s.P = output[2], s.Q = output[3];
-    s.stride_h = stride.first, s.stride_w = stride.second;
-    s.pad_top = padding.first, s.pad_left = padding.second;
-    s.dilation_h = dilation.first, s.dilation_w = dilation.second;
-    s.G = groups;
-    return s;
-}
-Conv2dShape shape_of(const py::array& input, const py::array& weight, const py::array& output, Pair stride, Pair padding,
-                     Pair dilation, int64_t groups) {
-    int64_t dims[3][4];
-    const py::array* arrays[3] = {&input, &weight, &output};
-    for (int a = 0; a < 3; a++)
-        for (int i = 0; i < 4; i++) dims[a][i] = arrays[a]->shape(i);
-    return shape_of(dims[0], dims[1], dims[2], stride, padding, dilation, groups);
-}
-
-Epilogue epilogue_of(const std::optional<py::array>& bias, int activation, double slope) {
-    Epilogue e;
-    if (bias) {
-        e.bias = static_cast<const char*>(bias->data());
-        e.bias_stride_bytes = bias->strides(0);
+std::string name_of(const Conv2dChoice& choice) {
+    switch (choice.kind) {
+        case Conv2dChoice::strip_pixels: return "strip_pixels";
+        case Conv2dChoice::strip_channels: return "strip_channels";
+        case Conv2dChoice::clipped: return "clipped";
+        case Conv2dChoice::depthwise: return "depthwise";
+        default: return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
     }
-    e.activation = static_cast<Activation>(activation);
-    e.slope = slope;
-    return e;
 }
+
+std::string reason_of(const Conv2dChoice& choice) {
+    char reason[160];
+    snprintf(reason, sizeof reason, "estimated ms of a sample on one core: direct %.3g, Winograd %s%.3g", choice.direct_cost,
+             choice.winograd_cost > 1e30 ? "does not apply: " : "", choice.winograd_cost);
+    return reason;
+}
+
+namespace {
 
 void conv2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias, const py::array& output,
             Pair stride, Pair padding, Pair dilation, int64_t groups, int activation, double slope, int algorithm) {
@@ -88,16 +70,6 @@ void conv2d_grad_weight(const py::array& grad_output, const py::array& input, co
     raise_unless_ok(status);
 }
 
-const char* name_of(const Conv2dChoice& choice) {
-    switch (choice.kind) {
-        case Conv2dChoice::strip_pixels: return "strip_pixels";
-        case Conv2dChoice::strip_channels: return "strip_channels";
-        case Conv2dChoice::clipped: return "clipped";
-        case Conv2dChoice::depthwise: return "depthwise";
-        default: return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
-    }
-}
-
 std::pair<std::string, std::string> conv2d_choice(const std::vector<int64_t>& input_shape,
                                                   const std::vector<int64_t>& weight_shape,
                                                   const std::vector<int64_t>& output_shape, int itemsize, Pair stride,
@@ -105,10 +77,7 @@ std::pair<std::string, std::string> conv2d_choice(const std::vector<int64_t>& in
     const Conv2dShape s =
         shape_of(input_shape.data(), weight_shape.data(), output_shape.data(), stride, padding, dilation, groups);
     const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed);
-    char reason[160];
-    snprintf(reason, sizeof reason, "estimated ms of a sample on one core: direct %.3g, Winograd %s%.3g", c.direct_cost,
-             c.winograd_cost > 1e30 ? "does not apply: " : "", c.winograd_cost);
-    return {name_of(c), reason};
+    return {name_of(c), reason_of(c)};
 }
 
 // A convolution whose weights are packed once, for each algorithm that its inputs turn out to want.
@@ -125,11 +94,6 @@ public:
           algorithm_(static_cast<Conv2dAlgorithm>(algorithm)),
           weights_(tensor(weight_)),
           epilogue_(epilogue_of(bias_, activation, slope)) {}
-    Conv2dPlan(const Conv2dPlan&) = delete;
-    Conv2dPlan& operator=(const Conv2dPlan&) = delete;
-    ~Conv2dPlan() {
-        for (const Conv2dPacked& p : packed_) free(p.data);
-    }
 
     void run(const py::array& input, const py::array& output) {
         const Conv2dShape s = shape_of(input, weight_, output, stride_, padding_, dilation_, groups_);
@@ -140,39 +104,15 @@ public:
             py::gil_scoped_release release;
             const Conv2dChoice choice = kernels().conv2d_choose(s, itemsize, algorithm_, true);
             Conv2dPacked packed;
-            status = pack(s, itemsize, choice, &packed);
+            status = packings_.find(choice, kernels().conv2d_packed_bytes(s, itemsize, choice), &packed, [&](void* to) {
+                return kernels().conv2d_pack(s, itemsize, choice, weights_, to);
+            });
             if (status == Status::ok) status = kernels().conv2d_packed(s, itemsize, packed, x, weights_, y, epilogue_);
         }
         raise_unless_ok(status);
     }
 
 private:
-    static bool same_packing(const Conv2dChoice& a, const Conv2dChoice& b) {
-        return a.kind == b.kind && a.tile == b.tile && a.first_row == b.first_row && a.rows == b.rows &&
-               a.first_column == b.first_column && a.columns == b.columns;
-    }
-
-    // One packing serves every input that chooses the same kernel and tile.
-    Status pack(const Conv2dShape& s, int itemsize, const Conv2dChoice& choice, Conv2dPacked* packed) {
-        const int64_t bytes = kernels().conv2d_packed_bytes(s, itemsize, choice);
-        packed->choice = choice;
-        if (bytes == 0) return Status::ok;
-        const std::lock_guard<std::mutex> lock(mutex_);
-        for (const Conv2dPacked& known : packed_)
-            if (same_packing(known.choice, choice)) {
-                packed->data = known.data;
-                packed->finite = known.finite;
-                return Status::ok;
-            }
-        const int64_t size = (bytes + 4095) / 4096 * 4096;
-        packed_.reserve(packed_.size() + 1);
-        packed->data = aligned_alloc(4096, size_t(size));
-        if (!packed->data) return Status::out_of_memory;
-        packed->finite = kernels().conv2d_pack(s, itemsize, choice, weights_, packed->data);
-        packed_.push_back(*packed);
-        return Status::ok;
-    }
-
     py::array weight_;
     std::optional<py::array> bias_;
     Pair stride_, padding_, dilation_;
@@ -180,8 +120,7 @@ private:
     Conv2dAlgorithm algorithm_;
     Tensor weights_;
     Epilogue epilogue_;
-    std::mutex mutex_;
-    std::vector<Conv2dPacked> packed_;
+    Packings<Conv2dPacked> packings_;
 };
 
 }  // namespace

@@ -27,5 +27,6 @@ inline void raise_unless_ok(Status status) {
 using Pair = std::pair<int64_t, int64_t>;
 
 void bind_conv2d(py::module_& m);
+void bind_conv_transpose2d(py::module_& m);
 
 }  // namespace fastcv

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Generic, Literal, NoReturn
+from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._plan import Immutable, read_only_copy
 
 
 def conv2d(
@@ -316,7 +317,7 @@ def conv2d_grad_weight(
     return grad_weight
 
 
-class Conv2d(Generic[FloatT]):
+class Conv2d(Immutable, Generic[FloatT]):
     """A convolution whose weights are packed once, for use on many inputs.
 
     Call it as ``plan(input, out=None)``. It is immutable, can be pickled and copied, and many
@@ -427,8 +428,8 @@ class Conv2d(Generic[FloatT]):
         )
         (top, _), (left, _) = _checks.conv2d_sides(weight.shape, parameters)
 
-        weight = _read_only_copy(weight)
-        bias = None if bias is None else _read_only_copy(bias)
+        weight = read_only_copy(weight)
+        bias = None if bias is None else read_only_copy(bias)
         plan = _core.Conv2dPlan(
             weight,
             bias,
@@ -440,17 +441,15 @@ class Conv2d(Generic[FloatT]):
             slope,
             algorithm_code,
         )
-        attributes = {
-            "weight": weight,
-            "bias": bias,
+        self._set(
+            weight=weight,
+            bias=bias,
             **parameters._asdict(),
-            "activation": activation,
-            "algorithm": algorithm,
-            "_parameters": parameters,
-            "_plan": plan,
-        }
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
+            activation=activation,
+            algorithm=algorithm,
+            _parameters=parameters,
+            _plan=plan,
+        )
 
     def __call__(
         self, input: NDArray[FloatT], out: NDArray[FloatT] | None = None
@@ -539,15 +538,3 @@ class Conv2d(Generic[FloatT]):
             algorithm=self.algorithm,
         )
         return constructor, (self.weight, self.bias)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"Conv2d: {name} cannot be set, a Conv2d is immutable")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"Conv2d: {name} cannot be deleted, a Conv2d is immutable")
-
-
-def _read_only_copy(array: NDArray[FloatT]) -> NDArray[FloatT]:
-    copy = np.array(array, order="C")
-    copy.setflags(write=False)
-    return copy

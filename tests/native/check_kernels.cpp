@@ -343,6 +343,17 @@ bool applies(const Way& way, const Conv2dShape& s) {
     return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
 }
 
+// Aligned as a plan's; null where nothing is packed.
+struct PackedMemory {
+    explicit PackedMemory(int64_t bytes) : bytes_(size_t(bytes) + 64) {
+        if (bytes) data = bytes_.data() + (64 - reinterpret_cast<uintptr_t>(bytes_.data()) % 64) % 64;
+    }
+    void* data = nullptr;
+
+private:
+    std::vector<char> bytes_;
+};
+
 Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s, int itemsize, Tensor input, Tensor weight,
                   Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv2d(s, itemsize, way.algorithm, input, weight, output, epilogue);
@@ -353,11 +364,9 @@ Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s
         packed.choice.tile = way.tile;
     }
     const int64_t bytes = table.conv2d_packed_bytes(s, itemsize, packed.choice);
-    std::vector<char> memory(size_t(bytes) + 64);
-    if (bytes) {
-        packed.data = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-        table.conv2d_pack(s, itemsize, packed.choice, weight, packed.data);
-    }
+    PackedMemory memory(bytes);
+    packed.data = memory.data;
+    if (bytes) table.conv2d_pack(s, itemsize, packed.choice, weight, packed.data);
     return table.conv2d_packed(s, itemsize, packed, input, weight, output, epilogue);
 }
 
@@ -392,56 +401,111 @@ struct Problem {
     Numbers input, weight, grad_output, output;
 };
 
+constexpr double kSlope = 0.125;
+
+// What follows a sum: a bias per channel, or none, and an activation.
+template <class T>
+class Finish {
+public:
+    Finish(const Numbers& bias, int64_t channels, const Layout& layout, Activation activation)
+        : bias_(bias),
+          channels_(channels),
+          activation_(activation),
+          array_({{1, 1, 1, channels}}, layout, bias.empty() ? Numbers(size_t(channels)) : bias) {}
+
+    Epilogue epilogue() const {
+        Epilogue e;
+        if (!bias_.empty()) {
+            e.bias = array_.tensor().data;
+            e.bias_stride_bytes = array_.tensor().stride_bytes[3];
+        }
+        e.activation = activation_;
+        e.slope = kSlope;
+        return e;
+    }
+    // What becomes of sums over `depth` products from two arrays, in planes of so many elements.
+    Wanted want(const Numbers& sums, int64_t plane, int64_t depth, const Numbers& left, const Numbers& right,
+                bool winograd) const {
+        double largest_bias = 0;
+        for (const double v : bias_) largest_bias = fmax(largest_bias, fabs(v));
+        Wanted w{sums, sum_bound<T>(depth, left, right, largest_bias, winograd), 0};
+        for (size_t i = 0; i < w.numbers.size(); i++) {
+            const double bias = bias_.empty() ? 0 : bias_[i / size_t(plane) % size_t(channels_)];
+            w.numbers[i] = naive_activation(w.numbers[i] + bias, activation_, kSlope);
+        }
+        if (activation_ != Activation::none) {
+            // No activation is steeper than 1.2; evaluating it costs a few roundings of its own.
+            w.absolute = 1.2 * w.absolute + 8 * double(std::numeric_limits<T>::epsilon());
+            w.epsilons = 8;
+        }
+        return w;
+    }
+    void describe(char* text, size_t size, const char* op, const char* way) const {
+        snprintf(text, size, "%s %s%s activation %d", op, way, bias_.empty() ? "" : " bias", int(activation_));
+    }
+
+private:
+    const Numbers& bias_;
+    int64_t channels_;
+    Activation activation_;
+    Array<T> array_;
+};
+
 template <class T>
 void check_conv2d(const KernelTable& table, const Problem& problem, const Layouts& layouts, const Numbers& bias,
                   Activation activation) {
-    constexpr double kSlope = 0.125;
     const Conv2dShape& s = problem.s;
     const Array<T> x(input_size(s), layouts.input, problem.input), w(weight_size(s), layouts.weight, problem.weight);
-    const Array<T> b({{1, 1, 1, s.K}}, layouts.weight, bias.empty() ? Numbers(size_t(s.K)) : bias);
-    Epilogue epilogue;
-    if (!bias.empty()) {
-        epilogue.bias = b.tensor().data;
-        epilogue.bias_stride_bytes = b.tensor().stride_bytes[3];
-    }
-    epilogue.activation = activation;
-    epilogue.slope = kSlope;
-
-    double largest_bias = 0;
-    for (const double v : bias) largest_bias = fmax(largest_bias, fabs(v));
-    Wanted want{problem.output, 0, 0};
-    for (size_t i = 0; i < want.numbers.size(); i++) {
-        const size_t filter = i / size_t(s.P * s.Q) % size_t(s.K);
-        want.numbers[i] = naive_activation(want.numbers[i] + (bias.empty() ? 0 : bias[filter]), activation, kSlope);
-    }
+    const Finish<T> finish(bias, s.K, layouts.weight, activation);
     const int64_t depth = s.C / s.G * s.R * s.S;
+    const Wanted want = finish.want(problem.output, s.P * s.Q, depth, problem.input, problem.weight, fits_winograd(s));
     for (const Way& way : kWays) {
         if (!applies(way, s)) continue;
-        want.absolute = sum_bound<T>(depth, problem.input, problem.weight, largest_bias, fits_winograd(s));
-        if (activation != Activation::none) {
-            // No activation is steeper than 1.2; evaluating it costs a few roundings of its own.
-            want.absolute = 1.2 * want.absolute + 8 * double(std::numeric_limits<T>::epsilon());
-            want.epsilons = 8;
-        }
         char what[60];
-        snprintf(what, sizeof what, "conv2d %s%s activation %d", way.name, bias.empty() ? "" : " bias", int(activation));
+        finish.describe(what, sizeof what, "conv2d", way.name);
         name_case(table, sizeof(T), s, layouts, what);
-        check<T>(output_size(s), layouts.result, want,
-                 [&](Tensor y) { return run_conv2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, epilogue); });
+        check<T>(output_size(s), layouts.result, want, [&](Tensor y) {
+            return run_conv2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, finish.epilogue());
+        });
+    }
+}
+
+Status run_conv_transpose2d(const KernelTable& table, bool packed, const Conv2dShape& s, int itemsize, Tensor input,
+                            Tensor weight, Tensor output, const Epilogue& epilogue) {
+    if (!packed) return table.conv_transpose2d(s, itemsize, input, weight, output, epilogue);
+    ConvTranspose2dPacked p;
+    p.choice = table.conv_transpose2d_choose(s, itemsize, true);
+    const int64_t bytes = table.conv_transpose2d_packed_bytes(s, itemsize, p.choice);
+    PackedMemory memory(bytes);
+    p.data = memory.data;
+    if (bytes) p.finite = table.conv_transpose2d_pack(s, itemsize, p.choice, weight, p.data);
+    return table.conv_transpose2d_packed(s, itemsize, p, input, weight, output, epilogue);
+}
+
+// `sums` are what is wanted before bias and activation: the convolution's gradient by its input.
+template <class T>
+void check_conv_transpose2d(const KernelTable& table, const Problem& problem, const Numbers& sums, const Layouts& layouts,
+                            const Numbers& bias, Activation activation) {
+    const Conv2dShape& s = problem.s;
+    const Array<T> x(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
+    const Finish<T> finish(bias, s.C, layouts.weight, activation);
+    const int64_t depth = s.K / s.G * s.R * s.S;
+    const Wanted want = finish.want(sums, s.H * s.W, depth, problem.grad_output, problem.weight, fits_winograd(s));
+    for (const bool packed : {false, true}) {
+        char what[60];
+        finish.describe(what, sizeof what, "conv_transpose2d", packed ? "packed" : "plain");
+        name_case(table, sizeof(T), s, layouts, what);
+        check<T>(input_size(s), layouts.result, want, [&](Tensor y) {
+            return run_conv_transpose2d(table, packed, s, int(sizeof(T)), x.tensor(), w.tensor(), y, finish.epilogue());
+        });
     }
 }
 
 template <class T>
-void check_gradients(const KernelTable& table, const Problem& problem, const Numbers& grad_input, const Numbers& grad_weight,
-                     const Layouts& layouts) {
+void check_grad_weight(const KernelTable& table, const Problem& problem, const Numbers& grad_weight, const Layouts& layouts) {
     const Conv2dShape& s = problem.s;
     const int itemsize = int(sizeof(T));
-    const Array<T> dy(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
-    name_case(table, sizeof(T), s, layouts, "conv_transpose2d");
-    check<T>(input_size(s), layouts.result,
-             {grad_input, sum_bound<T>(s.K / s.G * s.R * s.S, problem.grad_output, problem.weight, 0, fits_winograd(s)), 0},
-             [&](Tensor dx) { return table.conv_transpose2d(s, itemsize, dy.tensor(), w.tensor(), dx, Epilogue{}); });
-    const Array<T> x(input_size(s), layouts.weight, problem.input);
+    const Array<T> dy(output_size(s), layouts.input, problem.grad_output), x(input_size(s), layouts.weight, problem.input);
     name_case(table, sizeof(T), s, layouts, "conv2d_grad_weight");
     check<T>(weight_size(s), layouts.result,
              {grad_weight, sum_bound<T>(s.N * s.P * s.Q, problem.grad_output, problem.input, 0, fits_winograd(s)), 0},
@@ -553,10 +617,12 @@ void check_shape(const KernelTable& table, const Row& row, const Layouts* begin,
     const Problem problem(shape_of(row));
     const Numbers grad_input = naive_grad_input(problem.s, problem.grad_output, problem.weight);
     const Numbers grad_weight = naive_grad_weight(problem.s, problem.grad_output, problem.input);
-    const Numbers bias = random_numbers(problem.s.K, 4);
+    const Numbers none, filter_bias = random_numbers(problem.s.K, 4), channel_bias = random_numbers(problem.s.C, 5);
     for (const Layouts* layouts = begin; layouts < end; layouts++) {
-        check_conv2d<T>(table, problem, *layouts, (layouts - kLayouts) % 2 ? Numbers() : bias, Activation::none);
-        check_gradients<T>(table, problem, grad_input, grad_weight, *layouts);
+        const bool biased = (layouts - kLayouts) % 2 == 0;
+        check_conv2d<T>(table, problem, *layouts, biased ? filter_bias : none, Activation::none);
+        check_conv_transpose2d<T>(table, problem, grad_input, *layouts, biased ? none : channel_bias, Activation::none);
+        check_grad_weight<T>(table, problem, grad_weight, *layouts);
     }
 }
 
@@ -571,13 +637,20 @@ void check_table(const KernelTable& table) {
         check_shape<T>(table, {1, 2, 4, 5, n, 3, 3, 1, 1, 1, 1, 1, 1}, kLayouts, kLayouts + 2);
         check_shape<T>(table, {1, n, 4, 5, n, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, n}, kLayouts, kLayouts + 2);
     }
-    // Sums near 0, where an activation bends, and far out, where it is flat. The second shape suits depthwise kernels.
-    for (const Row& row : {Row{1, 3, 6, 7, 9, 3, 3, 1, 1, 1, 1, 1, 1}, Row{1, 4, 6, 7, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4}})
-        for (int activation = 1; activation <= int(Activation::gelu); activation++)
+    // Sums near 0, where an activation bends, and far out, where it is flat. The second shape suits depthwise kernels, the third
+    // has the windows of a transposed convolution overlap.
+    for (const Row& row : {Row{1, 3, 6, 7, 9, 3, 3, 1, 1, 1, 1, 1, 1}, Row{1, 4, 6, 7, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4},
+                           Row{1, 5, 6, 7, 9, 4, 3, 2, 2, 1, 1, 1, 1}}) {
+        const Problem problem(shape_of(row));
+        const Numbers sums = naive_grad_input(problem.s, problem.grad_output, problem.weight);
+        for (int code = 1; code <= int(Activation::gelu); code++)
             for (const double scale : {1.0, 128.0})
-                for (const Layouts* layouts = kLayouts; layouts < kLayouts + 2; layouts++)
-                    check_conv2d<T>(table, Problem(shape_of(row)), *layouts, random_numbers(row.K, 4, scale),
-                                    static_cast<Activation>(activation));
+                for (const Layouts* layouts = kLayouts; layouts < kLayouts + 2; layouts++) {
+                    const Activation activation = static_cast<Activation>(code);
+                    check_conv2d<T>(table, problem, *layouts, random_numbers(row.K, 4, scale), activation);
+                    check_conv_transpose2d<T>(table, problem, sums, *layouts, random_numbers(row.C, 5, scale), activation);
+                }
+    }
 }
 
 }  // namespace

@@ -1,0 +1,131 @@
+// conv_transpose2d, its gradients, and the plan that packs weights once.
+//
+// Everything here is a convolution's: a transposed convolution maps the convolution's outputs to its inputs, so what Python calls
+// input stands where `shape_of` and the kernels have the output, and the other way round. The weight array is the same.
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../dispatch.h"
+#include "convolution.h"
+
+namespace fastcv {
+namespace {
+
+void conv_transpose2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias,
+                      const py::array& output, Pair stride, Pair padding, Pair dilation, int64_t groups, int activation,
+                      double slope) {
+    const Conv2dShape s = shape_of(output, weight, input, stride, padding, dilation, groups);
+    const Epilogue e = epilogue_of(bias, activation, slope);
+    const Tensor x = tensor(input), w = tensor(weight), y = tensor(output);
+    const int itemsize = int(input.itemsize());
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().conv_transpose2d(s, itemsize, x, w, y, e);
+    }
+    raise_unless_ok(status);
+}
+
+void conv_transpose2d_grad_input(const py::array& grad_output, const py::array& weight, const py::array& grad_input, Pair stride,
+                                 Pair padding, Pair dilation, int64_t groups) {
+    const Conv2dShape s = shape_of(grad_output, weight, grad_input, stride, padding, dilation, groups);
+    const Tensor dy = tensor(grad_output), w = tensor(weight), dx = tensor(grad_input);
+    const int itemsize = int(weight.itemsize());
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().conv2d(s, itemsize, Conv2dAlgorithm::automatic, dy, w, dx, Epilogue{});
+    }
+    raise_unless_ok(status);
+}
+
+void conv_transpose2d_grad_weight(const py::array& grad_output, const py::array& input, const py::array& grad_weight, Pair stride,
+                                  Pair padding, Pair dilation, int64_t groups) {
+    const Conv2dShape s = shape_of(grad_output, grad_weight, input, stride, padding, dilation, groups);
+    const Tensor dy = tensor(grad_output), x = tensor(input), dw = tensor(grad_weight);
+    const int itemsize = int(input.itemsize());
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().conv2d_grad_weight(s, itemsize, x, dy, dw);
+    }
+    raise_unless_ok(status);
+}
+
+std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<int64_t>& input_shape,
+                                                            const std::vector<int64_t>& weight_shape,
+                                                            const std::vector<int64_t>& output_shape, int itemsize, Pair stride,
+                                                            Pair padding, Pair dilation, int64_t groups, bool packed) {
+    const Conv2dShape s =
+        shape_of(output_shape.data(), weight_shape.data(), input_shape.data(), stride, padding, dilation, groups);
+    const ConvTranspose2dChoice c = kernels().conv_transpose2d_choose(s, itemsize, packed);
+    if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
+    return {"phases", "with a stride, each phase of the outputs is a convolution of its own"};
+}
+
+// A transposed convolution whose weights are packed once, for each kernel that its inputs turn out to want.
+class ConvTranspose2dPlan {
+public:
+    ConvTranspose2dPlan(py::array weight, std::optional<py::array> bias, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                        int activation, double slope)
+        : weight_(std::move(weight)),
+          bias_(std::move(bias)),
+          stride_(stride),
+          padding_(padding),
+          dilation_(dilation),
+          groups_(groups),
+          weights_(tensor(weight_)),
+          epilogue_(epilogue_of(bias_, activation, slope)) {}
+
+    void run(const py::array& input, const py::array& output) {
+        const Conv2dShape s = shape_of(output, weight_, input, stride_, padding_, dilation_, groups_);
+        const Tensor x = tensor(input), y = tensor(output);
+        const int itemsize = int(weight_.itemsize());
+        Status status;
+        {
+            py::gil_scoped_release release;
+            const ConvTranspose2dChoice choice = kernels().conv_transpose2d_choose(s, itemsize, true);
+            const int64_t bytes = kernels().conv_transpose2d_packed_bytes(s, itemsize, choice);
+            ConvTranspose2dPacked packed;
+            status = packings_.find(choice, bytes, &packed, [&](void* to) {
+                return kernels().conv_transpose2d_pack(s, itemsize, choice, weights_, to);
+            });
+            if (status == Status::ok)
+                status = kernels().conv_transpose2d_packed(s, itemsize, packed, x, weights_, y, epilogue_);
+        }
+        raise_unless_ok(status);
+    }
+
+private:
+    py::array weight_;
+    std::optional<py::array> bias_;
+    Pair stride_, padding_, dilation_;
+    int64_t groups_;
+    Tensor weights_;
+    Epilogue epilogue_;
+    Packings<ConvTranspose2dPacked> packings_;
+};
+
+}  // namespace
+
+void bind_conv_transpose2d(py::module_& m) {
+    m.def("conv_transpose2d", &conv_transpose2d, py::arg("input"), py::arg("weight"), py::arg("bias").none(true),
+          py::arg("output"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("activation"),
+          py::arg("slope"));
+    m.def("conv_transpose2d_grad_input", &conv_transpose2d_grad_input, py::arg("grad_output"), py::arg("weight"),
+          py::arg("grad_input"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+    m.def("conv_transpose2d_grad_weight", &conv_transpose2d_grad_weight, py::arg("grad_output"), py::arg("input"),
+          py::arg("grad_weight"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+    m.def("conv_transpose2d_choice", &conv_transpose2d_choice, py::arg("input_shape"), py::arg("weight_shape"),
+          py::arg("output_shape"), py::arg("itemsize"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
+          py::arg("groups"), py::arg("packed"));
+    py::class_<ConvTranspose2dPlan>(m, "ConvTranspose2dPlan")
+        .def(py::init<py::array, std::optional<py::array>, Pair, Pair, Pair, int64_t, int, double>(), py::arg("weight"),
+             py::arg("bias").none(true), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+             py::arg("activation"), py::arg("slope"))
+        .def("run", &ConvTranspose2dPlan::run, py::arg("input"), py::arg("output"));
+}
+
+}  // namespace fastcv
