@@ -6,6 +6,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv import Conv2d, _core, get_num_threads, reference
+from fastcv import Conv2d, ConvTranspose2d, _core, get_num_threads, reference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,12 +54,13 @@ def main(argv: list[str]) -> int:
     filters = run_filters(table, full)
     run_network(table, f"network {NETWORK_SIDE}", small)
     layers = run_network(table, "network full", full)
+    sizes = run_enlargement(table, full)
     print(
         "\nGFLOP/s count a direct convolution: Winograd multiplies less and may exceed the peak."
         "\nThe error is the largest one against float64, relative to the output's root mean square."
     )
     try:
-        draw(options.output, full, filters, layers, table)
+        draw(options.output, full, filters, layers, sizes, table)
     except (OSError, ValueError) as error:  # an unknown format is a ValueError
         return _fail(f"Cannot write the picture: {error}")
     print(f"\nThe picture is in {options.output}")
@@ -123,7 +125,7 @@ class Row(NamedTuple):
 
 
 class Table:
-    """Runs convolutions, and prints a line about each."""
+    """Runs ops, and prints a line about each."""
 
     def __init__(self) -> None:
         threads = get_num_threads()
@@ -132,7 +134,7 @@ class Table:
         print(
             f"{_core.isa()}, {threads} thread{'s' * (threads > 1)}, float32, "
             f"measured peak {self.peak:.0f} GFLOP/s\n\n"
-            f"{'op':24} {'input':>12} {'filters':20} {'algorithm':14} "
+            f"{'op':24} {'input':>12} {'filters':28} {'algorithm':14} "
             f"{'ms':>8} {'GFLOP/s':>8} {'of peak':>8} {'error':>8}"
         )
 
@@ -148,33 +150,60 @@ class Table:
         """Convolve (C, H, W) ``image``, add a line to the table, return the output."""
         weight = weight.astype(np.float32)
         plan = Conv2d(weight, activation=activation, **parameters)
-        output = plan(image)
         expected = reference.conv2d(image, weight, activation=activation, **parameters)
+        algorithm = plan.explain(image.shape).partition(":")[0]
+        filters = _filters(len(weight), weight, parameters)
+        flops = 2 * expected.size * weight[0].size
+        return self._measure(name, image, filters, algorithm, plan, expected, flops)
+
+    def transposed(self, name: str, image: Array, weight: NDArray[Any], **parameters: Any) -> Array:
+        """Do the same by a transposed convolution."""
+        weight = weight.astype(np.float32)
+        plan = ConvTranspose2d(weight, **parameters)
+        expected = reference.conv_transpose2d(image, weight, **parameters)
+        algorithm = plan.explain(image.shape).partition(":")[0]
+        filters = _filters(len(expected), weight, parameters)
+        flops = 2 * image.size * weight[0].size
+        return self._measure(name, image, filters, algorithm, plan, expected, flops)
+
+    def _measure(
+        self,
+        name: str,
+        image: Array,
+        filters: str,
+        algorithm: str,
+        call: Callable[[Array], Array],
+        expected: NDArray[np.float64],
+        flops: int,
+    ) -> Array:
+        output = call(image)
         scale = np.sqrt(np.mean(expected**2))
         # A blank image leaves next to nothing to relate the error to.
         error = np.abs(output - expected).max() / (scale if scale > 1e-6 else 1)
-        seconds = _median_time(plan, image)
-        gflops = 2e-9 * output.size * weight[0].size / seconds
-        algorithm = plan.explain(image.shape).partition(":")[0]
+        seconds = _median_time(call, image)
+        gflops = 1e-9 * flops / seconds
         self.rows.append(Row(name, algorithm, seconds, gflops))
-        filters = f"{len(weight)}, {weight.shape[2]}x{weight.shape[3]}"
-        for word in ("stride", "dilation"):
-            filters += f" {word} {parameters[word]}" if word in parameters else ""
-        filters += " depthwise" if weight.shape[1] == 1 < len(image) else ""
         print(
-            f"{name:24} {'x'.join(map(str, image.shape)):>12} {filters:20} {algorithm:14} "
+            f"{name:24} {'x'.join(map(str, image.shape)):>12} {filters:28} {algorithm:14} "
             f"{seconds * 1e3:8.3f} {gflops:8.1f} {gflops / self.peak:8.0%} {error:8.0e}"
         )
         return output
 
 
-def _median_time(plan: Conv2d[np.float32], image: Array) -> float:
+def _filters(count: int, weight: NDArray[Any], parameters: dict[str, Any]) -> str:
+    text = f"{count}, {weight.shape[2]}x{weight.shape[3]}"
+    for word in ("stride", "dilation"):
+        text += f" {word} {parameters[word]}" if word in parameters else ""
+    return text + (" depthwise" if weight.shape[1] == 1 < parameters.get("groups", 1) else "")
+
+
+def _median_time(call: Callable[[Array], Array], image: Array) -> float:
     """Median seconds of a call, over a fifth of a second and at least five calls."""
     times: list[float] = []
     end = time.perf_counter() + 0.2
     while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
-        plan(image)
+        call(image)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -254,3 +283,25 @@ def run_network(table: Table, name: str, image: Array) -> list[Array]:
     add("depthwise", random(64, 1, 3), padding=1, groups=64, activation="relu6")
     add("1x1", random(128, 64, 1), activation="silu")
     return layers[1:]
+
+
+def run_enlargement(table: Table, image: Array) -> dict[str, Array]:
+    """Reduce the photograph to a quarter of its size, and enlarge it again in two ways."""
+    side = 4
+    colours, height, width = image.shape
+    image = np.pad(image, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
+    square = np.ones((colours, 1, side, side))
+    small = table.run("reduced", image, square / side**2, stride=side, groups=colours)
+    blocks = table.transposed("enlarged by squares", small, square, stride=side, groups=colours)
+
+    # A cubic convolution reaches two pixels far to either side; the border is repeated for it.
+    distance = np.abs(np.arange(4 * side) - (4 * side - 1) / 2) / side
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    cubic = np.where(distance < 1, near, far)
+    windows = np.tile(np.outer(cubic, cubic), (colours, 1, 1, 1))
+    grown = np.pad(small, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    smooth = table.transposed(
+        "enlarged by cubics", grown, windows, stride=side, padding=14, groups=colours
+    )
+    return {"reduced": small, "squares": blocks, "cubics": smooth}

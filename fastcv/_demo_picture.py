@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 PAPER, INK = "#14161a", "#e8e8e8"
-BARS = "#3a6ea5", "#b3592a", "#3f8a52", "#7d5ba6", "#9a7b1f"
+BARS = "#3a6ea5", "#b3592a", "#3f8a52", "#7d5ba6", "#9a7b1f", "#4f8f9a", "#a5527a"
 TITLE: dict[str, Any] = {"fontsize": 13, "color": INK}
 
 
 def draw(
-    path: Path, image: Array, filters: dict[str, Array], layers: list[Array], table: Table
+    path: Path,
+    image: Array,
+    filters: dict[str, Array],
+    layers: list[Array],
+    sizes: dict[str, Array],
+    table: Table,
 ) -> None:
-    """Write three rows: classic filters; the filter bank and the rates; a network's layers."""
+    """Write four rows: classic filters; the filter bank and the rates; layers; enlargements."""
     height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
     figure = plt.figure(
-        figsize=(16, 3 * (4 * height + 0.25)), facecolor=PAPER, layout="constrained"
+        figsize=(16, 4 * (4 * height + 0.25) + 0.75), facecolor=PAPER, layout="constrained"
     )
-    grid = figure.add_gridspec(3, 4)
+    grid = figure.add_gridspec(4, 4)
 
     def panel(row: int, columns: int | slice, title: str, picture: Array, **style: Any) -> None:
         axes = figure.add_subplot(grid[row, columns])
@@ -55,6 +60,11 @@ def draw(
         strongest = np.argsort(-layer.std(axis=(1, 2)))[:9]
         maps = np.stack([stretched(layer[index]) for index in strongest])
         panel(2, column, name, montage(maps.reshape(3, 3, *layer.shape[1:])), cmap="viridis")
+
+    panel(3, 0, "a detail", detail(image))
+    panel(3, 1, "a quarter of the size", detail(sizes["reduced"]), interpolation="nearest")
+    panel(3, 2, "enlarged: windows side by side", detail(sizes["squares"]))
+    panel(3, 3, "enlarged: windows that overlap", detail(sizes["cubics"]))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
@@ -64,6 +74,14 @@ def stretched(values: Array) -> Array:
     low, high = np.percentile(values, (1, 99))
     result: Array = ((values - low) / max(high - low, 1e-30)).clip(0, 1).astype(np.float32)
     return result
+
+
+def detail(image: Array) -> Array:
+    """Cut the upper middle out of (C, H, W), where a portrait has its face, for display."""
+    height, width = image.shape[1:]
+    rows = slice(height // 16, height // 16 + max(1, height // 3))
+    columns = slice(width // 3, width // 3 + max(1, width // 3))
+    return image[:, rows, columns].transpose(1, 2, 0).clip(0, 1)
 
 
 def coloured(angle: Any, brightness: Array) -> Array:
