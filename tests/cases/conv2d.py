@@ -293,6 +293,7 @@ KINDS = (
     _case("pointwise_strided", 19, 34, (11, 12), 1, "", batch=2, stride=2),
     _case("pointwise_padded", 6, 18, (7, 5), 1, "", batch=2, padding=1),
     _case("strided", 18, 22, (15, 17), 3, "", batch=2, stride=2, padding=1),
+    _case("strided_deep", 20, 40, 9, 4, "", batch=3, stride=2, padding=1),
     _case("strided_dilated", 9, 20, (19, 21), 3, "", batch=2, stride=2, padding=2, dilation=2),
     _case("first", 3, 20, (29, 31), 7, "", batch=2, stride=2, padding=3),
     _case("patch", 3, 26, (24, 28), 4, "", batch=2, stride=4),

@@ -1,0 +1,414 @@
+// Transposed convolution by phases of its stride: each output is written once.
+//
+//   output[c][y][x] = sum over k, r, s with y + pad - r * d = p * stride (x likewise) of weight[k][c][r][s] * input[k][p][q]
+//
+// Outputs equal modulo the stride form stride * stride phases. In each, the taps that meet it are fixed, so a phase is a small
+// ordinary convolution with stride 1 over `input`: no zeros are inserted, no columns buffered. All phases read one padded strip
+// (strip.h), or the input itself where each output sees one pixel (a 2x2 window with stride 2), through the pixel-lane tiles of
+// conv2d_strip.hpp. Phases that see the same pixels form a group, whose product has a row for each filter and phase:
+//
+//   2x2, stride 2: one group of four phases        4x4, stride 2: four groups of one
+//
+//          pixels p, p + 1, ..                    The rows of some filters wait in the first-level cache until the phases of
+//        +--------------------+                   an output row can be interleaved:
+//   c0   | phase (0, 0)       |
+//   c0   | phase (0, 1)       |                     phase x = 0:  a0 a1 a2 ..  --.
+//   c0   | phase (1, 0)       |                                                  +-->  a0 b0 a1 b1 a2 b2 ..
+//   c0   | phase (1, 1)       |                     phase x = 1:  b0 b1 b2 ..  --.
+//   c1   | phase (0, 0)       |
+//   ..
+//
+// Few filters would leave such products with few rows. Then phases are counted from the padded output's corner, which gives more of
+// them the same window, at the price of positions at the edge that lie outside the output and are not stored.
+//
+// Here `input` is (N, K, P, Q) and `output` (N, C, H, W): the letters are those of the convolution that this is the gradient of.
+#pragma once
+
+#include "conv2d_strip.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+constexpr int64_t kRowsTogether = 32;  // of filters and phases whose results wait for each other
+
+// One dimension's phases: which taps meet a phase, and how far they reach. Phase b of position j is output j * stride + b - origin.
+struct PhaseAxis {
+    int64_t size, stride, pad, taps, dilation, origin;
+
+    // Taps r with (phase - origin + pad - r * dilation) divisible by the stride: first, and from one to the next.
+    int64_t first_tap(int64_t phase) const {
+        for (int64_t r = 0; r < taps && r < stride; r++)
+            if ((phase - origin + pad - r * dilation) % stride == 0) return r;
+        return taps;
+    }
+    int64_t tap_step() const { return Axis{0, 0, taps, stride, 0, dilation}.cycle(); }
+    int64_t taps_of(int64_t phase) const { return ceil_div(larger(0, taps - first_tap(phase)), tap_step()); }
+    // Input position of a tap, relative to the output's.
+    int64_t shift(int64_t phase, int64_t tap) const { return (phase - origin + pad - tap * dilation) / stride; }
+    int64_t phases() const { return smaller(stride, size + origin); }
+    bool same_window(int64_t a, int64_t b) const {
+        const int64_t count = taps_of(a);
+        return count == taps_of(b) && (count == 0 || shift(a, first_tap(a)) == shift(b, first_tap(b)));
+    }
+
+    // The stride-1 window that holds every tap of every phase.
+    Axis window(int64_t input) const {
+        int64_t low = 0, high = 0;
+        bool any = false;
+        for (int64_t phase = 0; phase < phases(); phase++)
+            for (int64_t r = first_tap(phase); r < taps; r += tap_step()) {
+                const int64_t at = shift(phase, r);
+                low = any ? smaller(low, at) : at;
+                high = any ? larger(high, at) : at;
+                any = true;
+            }
+        return {input, ceil_div(size + origin, stride), high - low + 1, 1, -low, 1};
+    }
+};
+
+// Both dimensions' phases.
+struct PhaseAxes {
+    PhaseAxis y, x;
+
+    PhaseAxes(const Conv2dShape& s, bool from_padded_corner)
+        : y{s.H, s.stride_h, s.pad_top, s.R, s.dilation_h, 0}, x{s.W, s.stride_w, s.pad_left, s.S, s.dilation_w, 0} {
+        if (!from_padded_corner) return;
+        if (s.pad_top > 0) y.origin = s.pad_top % s.stride_h;
+        if (s.pad_left > 0) x.origin = s.pad_left % s.stride_w;
+    }
+    int64_t phases() const { return y.phases() * x.phases(); }
+    bool same_window(int64_t a, int64_t b) const {
+        return y.same_window(a / x.phases(), b / x.phases()) && x.same_window(a % x.phases(), b % x.phases());
+    }
+    int64_t taps_of(int64_t phase) const { return y.taps_of(phase / x.phases()) * x.taps_of(phase % x.phases()); }
+};
+
+// Few filters need phases with one window. This must not depend on the image's size: packed weights serve any.
+static bool counts_from_padded_corner(const Conv2dShape& s) { return s.C / s.G <= 4; }
+
+// Phases that see the same pixels.
+struct PhaseGroup {
+    int64_t first, count;  // phases of groups before it, and its own
+    int64_t depth, weight;  // elements into the packed weights
+    const DepthStep* steps;
+};
+struct Phase {
+    int64_t group, index;  // its place in the group
+};
+
+// Fills phase[] and the counts of group[]; returns how many groups there are.
+static int64_t group_phases(const PhaseAxes& axes, Phase* phase, PhaseGroup* group) {
+    int64_t groups = 0;
+    const int64_t phases = axes.phases();
+    // A group's first phase stands for it; until all are known it is kept in `first`.
+    for (int64_t i = 0; i < phases; i++) {
+        int64_t g = 0;
+        while (g < groups && !axes.same_window(group[g].first, i)) g++;
+        if (g == groups) group[groups++] = {i, 0, 0, 0, nullptr};
+        phase[i] = {g, group[g].count++};
+    }
+    for (int64_t g = 0, before = 0; g < groups; before += group[g++].count) group[g].first = before;
+    return groups;
+}
+
+// How deep each group's products are, and where its weights begin.
+static void lay_out_groups(const Conv2dShape& s, const PhaseAxes& axes, const Phase* phase, PhaseGroup* group, int64_t groups) {
+    for (int64_t i = 0; i < axes.phases(); i++)
+        if (phase[i].index == 0) group[phase[i].group].depth = s.K / s.G * axes.taps_of(i);
+    for (int64_t g = 0, weight = 0; g < groups; weight += group[g].depth * group[g].count * s.C, g++) group[g].weight = weight;
+}
+
+// Where the weights of a tap go. A start of -1: no output sees the tap.
+struct TapPlace {
+    int64_t start, stride;
+};
+// Tap (r, t) of filter k and channel c: to start + k * stride + c.
+static void place_taps(const Conv2dShape& s, const PhaseAxes& axes, const Phase* phase, const PhaseGroup* group,
+                       TapPlace* place) {
+    for (int64_t i = 0; i < s.R * s.S; i++) place[i].start = -1;
+    const PhaseAxis &py = axes.y, &px = axes.x;
+    for (int64_t i = 0; i < axes.phases(); i++) {
+        const PhaseGroup& g = group[phase[i].group];
+        int64_t start = g.weight + phase[i].index * g.depth;
+        for (int64_t r = py.first_tap(i / px.phases()); r < s.R; r += py.tap_step())
+            for (int64_t t = px.first_tap(i % px.phases()); t < s.S; t += px.tap_step(), start += s.K / s.G)
+                place[r * s.S + t] = {start, g.count * g.depth};
+    }
+}
+
+// Weights as [group of phases][filter][phase][tap][channel].
+template <class T>
+static void pack_phases(const Conv2dShape& s, const TapPlace* place, Tensor weight, T* to, Team team) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    const int64_t* b = weight.stride_bytes;
+    const int64_t filters = s.C / s.G, channels = s.K / s.G, window = s.R * s.S, squares = ceil_div(channels, L);
+    const bool contiguous =
+        (s.S == 1 || b[3] == size) && (s.R == 1 || b[2] == s.S * size) && (filters == 1 || b[1] == window * size);
+    for (int64_t item = team.begin(s.G * squares); item < team.end(s.G * squares); item++) {
+        const int64_t g = item / squares, c = item % squares * L, count = smaller(L, channels - c);
+        const char* from = weight.data + (g * channels + c) * b[0];
+        if (contiguous) {
+            // A channel's weights are one row [filter][tap]: squares of channels x weights are transposed.
+            for (int64_t e = 0; e < filters * window; e += L) {
+                Vec<T> square[L];
+                FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
+                    square[i] = i < count ? load_first(reinterpret_cast<const T*>(from + i * b[0]) + e, filters * window - e) : zero<T>();
+                transpose<T>(square);
+                for (int64_t i = 0, k = e / window, tap = e % window; i < smaller(L, filters * window - e); i++) {
+                    if (place[tap].start >= 0)
+                        store_first(to + place[tap].start + (g * filters + k) * place[tap].stride + c, square[i], count);
+                    if (++tap == window) tap = 0, k++;
+                }
+            }
+            continue;
+        }
+        for (int64_t k = 0; k < filters; k++)
+            for (int64_t tap = 0; tap < window; tap++)
+                for (int64_t i = 0; i < count && place[tap].start >= 0; i++)
+                    to[place[tap].start + (g * filters + k) * place[tap].stride + c + i] =
+                        load_scalar<T>(from + i * b[0] + k * b[1] + tap / s.S * b[2] + tap % s.S * b[3]);
+    }
+}
+
+// Interleaves vectors: line[j * S + x] = phase[x][j].
+template <class T, int S>
+FASTCV_INLINE void interleave(const T* const* phase, int64_t at, T* line) {
+    Vec<T> v[S], other[S];
+    FASTCV_UNROLL for (int x = 0; x < S; x++) v[x] = load(phase[x] + at);
+    FASTCV_UNROLL for (int done = 1; done < S; done *= 2) {
+        FASTCV_UNROLL for (int i = 0; i < S / 2; i++) {
+            other[2 * i] = interleave_low<T>(v[i], v[i + S / 2]);
+            other[2 * i + 1] = interleave_high<T>(v[i], v[i + S / 2]);
+        }
+        FASTCV_UNROLL for (int i = 0; i < S; i++) v[i] = other[i];
+    }
+    FASTCV_UNROLL for (int x = 0; x < S; x++) store(line + x * kLanes<T>, v[x]);
+}
+
+// Columns [at, at + count) of a row's phases go to an output row that holds [0, width), from column `first` on.
+template <class T>
+static void interleave_row(const T* const* phase, int64_t stride, int64_t at, int64_t count, T* line, char* row, int64_t column_bytes,
+                           int64_t first, int64_t width) {
+    switch (stride) {
+        case 1: store(line, load(phase[0] + at)); break;
+        case 2: interleave<T, 2>(phase, at, line); break;
+        case 4: interleave<T, 4>(phase, at, line); break;
+        case 8: interleave<T, 8>(phase, at, line); break;
+        case 16: interleave<T, 16>(phase, at, line); break;
+        default:
+            for (int64_t x = 0; x < stride; x++)
+                for (int64_t j = 0; j < count; j++) line[j * stride + x] = phase[x][at + j];
+    }
+    const int64_t begin = larger(0, -first), end = smaller(count * stride, width - first);
+    if (column_bytes == int64_t(sizeof(T))) {
+        copy_row(reinterpret_cast<T*>(row) + first + begin, reinterpret_cast<const char*>(line + begin), int64_t(sizeof(T)), end - begin);
+    } else {
+        for (int64_t i = begin; i < end; i++) store_scalar(row + (first + i) * column_bytes, line[i]);
+    }
+}
+
+template <class T>
+struct PhaseCall {
+    StripCall<T> strip;  // of the stride-1 convolution over all phases' taps
+    PhaseAxes axes;
+    int64_t height, width;  // of the output
+    int64_t columns;        // positions of a row: Q, where the strip is the input and its rows run into each other
+    const Phase* phase;
+    const PhaseGroup* group;
+    int64_t groups;
+    const T* weights;
+};
+
+// Some filters, all phases, at `wide` vectors of positions: rows[group][filter][phase][wide * lanes].
+template <class T>
+static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVector* list, int64_t wide, int64_t filter, int64_t tall,
+                           T* row_bias, T* rows) {
+    constexpr int64_t L = kLanes<T>;
+    using Tiles = StripTiles<T>;
+    PixelVector vectors[Tiles::more_vectors];
+    for (int64_t j = 0; j < wide; j++) vectors[j] = {list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
+    PixelTile<T> t{};
+    t.strip = strip;
+    t.vectors = vectors;
+    t.output_filter_bytes = wide * L * int64_t(sizeof(T));
+    t.activation = c.strip.activation;
+    t.slope = c.strip.slope;
+    for (int64_t i = 0; i < c.groups; i++) {
+        const PhaseGroup& g = c.group[i];
+        const int64_t count = tall * g.count, pieces = ceil_div(count, Tiles::filters);
+        for (int64_t m = 0; m < count; m++) row_bias[m] = c.strip.bias[filter + m / g.count];
+        t.depth = t.filter_stride = g.depth;
+        t.step = g.steps;
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const int64_t r0 = count * piece / pieces, r1 = count * (piece + 1) / pieces;
+            t.weight = c.weights + g.weight + (filter * g.count + r0) * g.depth;
+            t.bias = row_bias + r0;
+            t.output = reinterpret_cast<char*>(rows + (g.first * tall + r0) * wide * L);
+            find_pixel_tile<T>(int(r1 - r0), int(wide))(t);
+        }
+    }
+}
+
+// Interleaves those rows into the output. A vector's lanes may run on into the next row of positions.
+template <class T>
+static void store_phases(const PhaseCall<T>& c, const Block& b, const PixelVector* list, int64_t wide, int64_t pitch, int64_t filter,
+                         int64_t tall, const T* rows, const T** phase_row, T* line) {
+    constexpr int64_t L = kLanes<T>;
+    const PhaseAxis &py = c.axes.y, &px = c.axes.x;
+    const int64_t* stride = c.strip.output.stride_bytes;
+    const int64_t columns = c.strip.in_place ? c.columns : b.columns;
+    for (int64_t j = 0; j < wide; j++) {
+        int64_t y = list[j].y, x = list[j].x;
+        if (c.strip.in_place) {
+            y = (b.x + x) / columns;
+            x = (b.x + x) % columns;
+        }
+        for (int64_t lane = 0; lane < L && list[j].lanes >> lane;) {
+            const int64_t count = smaller(columns - x, L - lane);
+            if (count > 0) {
+                const int64_t first = (b.y + y) * py.stride - py.origin;
+                const int64_t column = ((c.strip.in_place ? 0 : b.x) + x) * px.stride - px.origin;
+                for (int64_t m = 0; m < tall; m++)
+                    for (int64_t i = larger(0, -first); i < py.phases() && first + i < c.height; i++) {
+                        for (int64_t p = 0; p < px.phases(); p++) {
+                            const Phase& at = c.phase[i * px.phases() + p];
+                            const PhaseGroup& g = c.group[at.group];
+                            phase_row[p] = rows + ((g.first * tall + m * g.count + at.index) * wide + j) * L;
+                        }
+                        interleave_row(phase_row, px.phases(), lane, count, line,
+                                       c.strip.output_plane(b.n, filter + m) + (first + i) * stride[2], stride[3], column, c.width);
+                    }
+                lane += count;
+                x += count;
+            }
+            lane += (c.strip.in_place ? columns : pitch) - x;
+            x = 0;
+            y++;
+        }
+    }
+}
+
+// `packed` may be null: the weights are then packed for this call.
+template <class T>
+static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor weight, const T* packed, Tensor output,
+                                      const Epilogue& epilogue) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    using Tiles = StripTiles<T>;
+    PhaseCall<T> call{{}, PhaseAxes(s, counts_from_padded_corner(s)), s.H, s.W, s.Q, nullptr, nullptr, 0, nullptr};
+    const PhaseAxis &py = call.axes.y, &px = call.axes.x;
+    const int64_t phases = call.axes.phases();
+
+    StripCall<T>& c = call.strip;
+    c.y = py.window(s.P);
+    c.x = px.window(s.Q);
+    c.in_place = c.y.taps == 1 && c.x.taps == 1 && c.y.pad == 0 && c.x.pad == 0 && c.y.output == s.P && c.x.output == s.Q &&
+                 s.P * s.Q >= L && input.stride_bytes[3] == size && input.stride_bytes[2] == s.Q * size &&
+                 input.stride_bytes[1] % size == 0 && input.stride_bytes[1] >= 0 &&
+                 input.stride_bytes[1] / size * (s.K / s.G) < INT32_MAX;
+    if (c.in_place) {
+        c.x.input = c.x.output = s.P * s.Q;
+        c.y.input = c.y.output = 1;
+    }
+    c.shape = s;
+    c.shape.C = s.K, c.shape.H = c.y.input, c.shape.W = c.x.input;
+    c.shape.K = s.C, c.shape.P = c.y.output, c.shape.Q = c.x.output;
+    c.shape.R = c.y.taps, c.shape.S = c.x.taps;
+    c.input = input;
+    c.output = output;
+    if (!c.in_place && strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
+    c.activation = epilogue.activation;
+    c.slope = T(epilogue.slope);
+    const int threads = threads_for(2 * multiply_adds(s));
+    c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, c.in_place);
+    c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
+
+    if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;
+    const int64_t filters = c.filters(), chunk = larger(1, smaller(filters, kRowsTogether / phases));
+    const int64_t offsets = c.channels() * s.R * s.S;
+    const int64_t phase_bytes = round_up(phases * int64_t(sizeof(Phase)), 64);
+    const int64_t group_bytes = round_up(phases * int64_t(sizeof(PhaseGroup)), 64);
+    const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
+    const int64_t place_bytes = packed ? 0 : round_up(s.R * s.S * int64_t(sizeof(TapPlace)), 64);
+    const int64_t weight_bytes = packed ? 0 : round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
+    const int64_t bias_bytes = round_up((s.C + L) * size, 64);
+    const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
+    const int64_t rows_bytes = round_up((chunk * phases * Tiles::more_vectors + 1) * L * size, 64);
+    const int64_t row_bias_bytes = round_up((chunk * phases + L) * size, 64);
+    const int64_t line_bytes = round_up((px.stride + 1) * L * size, 64);
+    const int64_t pointer_bytes = round_up(px.phases() * int64_t(sizeof(T*)), 64);
+    const int64_t own_bytes = list_bytes + rows_bytes + row_bias_bytes + line_bytes + pointer_bytes;
+    const int64_t thread_bytes = own_bytes + (c.in_place ? 0 : round_up(c.strip.elements * size, 64));
+    Scratch scratch(phase_bytes + group_bytes + offset_bytes + place_bytes + weight_bytes + bias_bytes + threads * thread_bytes);
+    if (!scratch.data()) return Status::out_of_memory;
+    char* free_part = scratch.data();
+    const auto take = [&](int64_t bytes) { return (free_part += bytes) - bytes; };
+    Phase* phase = reinterpret_cast<Phase*>(take(phase_bytes));
+    PhaseGroup* group = reinterpret_cast<PhaseGroup*>(take(group_bytes));
+    DepthStep* step = reinterpret_cast<DepthStep*>(take(offset_bytes));
+    TapPlace* place = reinterpret_cast<TapPlace*>(take(place_bytes));
+    T* fresh = reinterpret_cast<T*>(take(weight_bytes));
+    T* bias = reinterpret_cast<T*>(take(bias_bytes));
+    char* per_thread = free_part;
+
+    for (int64_t i = 0; i < s.C + L; i++)
+        bias[i] = epilogue.bias && i < s.C ? load_scalar<T>(epilogue.bias + i * epilogue.bias_stride_bytes) : T(0);
+    c.bias = bias;
+    call.groups = group_phases(call.axes, phase, group);
+    lay_out_groups(s, call.axes, phase, group, call.groups);
+    for (int64_t i = 0; i < phases; i++) {
+        if (phase[i].index > 0) continue;
+        PhaseGroup& g = group[phase[i].group];
+        g.steps = step;
+        const int64_t y = i / px.phases(), x = i % px.phases();
+        for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
+            for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step())
+                for (int64_t k = 0; k < c.channels(); k++, step++) {
+                    const int64_t at = c.in_place ? k * (input.stride_bytes[1] / size)
+                                                  : c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad);
+                    *step = {int32_t(at), int32_t(step - g.steps)};
+                }
+    }
+    call.phase = phase;
+    call.group = group;
+    call.weights = packed ? packed : fresh;
+    if (!packed) place_taps(s, call.axes, phase, group, place);
+
+    const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
+    parallel(threads, [&](Team team) {
+        if (!packed) {
+            pack_phases(s, place, weight, fresh, team);
+            team.wait_for_all();
+        }
+        char* mine = per_thread + team.id * thread_bytes;
+        PixelVector* list = reinterpret_cast<PixelVector*>(mine);
+        T* rows = reinterpret_cast<T*>(mine + list_bytes);
+        T* row_bias = reinterpret_cast<T*>(mine + list_bytes + rows_bytes);
+        T* line = reinterpret_cast<T*>(mine + list_bytes + rows_bytes + row_bias_bytes);
+        const T** phase_row = reinterpret_cast<const T**>(mine + list_bytes + rows_bytes + row_bias_bytes + line_bytes);
+        T* buffer = reinterpret_cast<T*>(mine + own_bytes);
+        for (int64_t item = team.begin(items); item < team.end(items); item++) {
+            const Block b = block_at(c, item / c.blocks.filter_parts);
+            const int64_t part = item % c.blocks.filter_parts, chunks = ceil_div(filters, chunk);
+            const int64_t first = chunks * part / c.blocks.filter_parts * chunk;
+            const int64_t last = smaller(filters, chunks * (part + 1) / c.blocks.filter_parts * chunk);
+            const T* strip = strip_of_block(c, b, buffer);
+            const int64_t pitch = c.in_place ? b.columns : c.strip.pitch;
+            const int64_t count = list_vectors<T>(list, b.rows, b.columns, pitch, b.columns, c.in_place);
+            const int64_t width = chunk * phases <= Tiles::few_filters ? Tiles::more_vectors : Tiles::vectors;
+            const int64_t sweep = kTilesPerSweep * width;
+            for (int64_t v0 = 0; v0 < count; v0 += sweep)
+                for (int64_t k = first; k < last; k += chunk) {
+                    const int64_t tall = smaller(chunk, last - k), filter = b.g * filters + k, v1 = smaller(count, v0 + sweep);
+                    for (int64_t v = v0, wide; v < v1; v += wide) {
+                        wide = smaller(width, v1 - v);
+                        phase_products(call, strip, list + v, wide, filter, tall, row_bias, rows);
+                        store_phases(call, b, list + v, wide, pitch, filter, tall, rows, phase_row, line);
+                    }
+                }
+        }
+    });
+    return Status::ok;
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
