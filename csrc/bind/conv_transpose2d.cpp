@@ -64,6 +64,7 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
     if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
     if (c.kind == ConvTranspose2dChoice::phases_channels)
         return {"phases_channels", "with a stride, each phase of the outputs is a convolution of its own; rows are too short for vectors of pixels"};
+    if (c.kind == ConvTranspose2dChoice::depthwise) return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};
     return {"phases", "with a stride, each phase of the outputs is a convolution of its own"};
 }
 

@@ -4,11 +4,13 @@
 //
 // `input` is (N, K, P, Q) and `output` (N, C, H, W): the letters are those of the convolution that this is the gradient of. With
 // stride 1 the turned weights make it an ordinary convolution, Winograd included. With a stride it goes by phases: over vectors of
-// pixels (conv_transpose2d_phases.hpp), or of filters, where small planes would not fill those (conv_transpose2d_channels.hpp).
+// pixels (conv_transpose2d_phases.hpp), or of filters, where small planes would not fill those (conv_transpose2d_channels.hpp);
+// conv_transpose2d_depthwise.hpp has groups of one or two channels with stride 2.
 #pragma once
 
 #include "conv2d.hpp"
 #include "conv_transpose2d_channels.hpp"
+#include "conv_transpose2d_depthwise.hpp"
 #include "conv_transpose2d_phases.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -45,6 +47,7 @@ static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed
     if (empty_output(s)) return {ConvTranspose2dChoice::phases, {}};
     const Conv2dShape clipped = clip_window(s);
     if (clipped.stride_h > 1 || clipped.stride_w > 1) {
+        if (transposed_depthwise_fits<T>(clipped)) return {ConvTranspose2dChoice::depthwise, {}};
         const bool channels = prefers_channel_phases<T>(clipped);
         return {channels ? ConvTranspose2dChoice::phases_channels : ConvTranspose2dChoice::phases, {}};
     }
@@ -58,6 +61,8 @@ static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& 
     if (choice.kind == ConvTranspose2dChoice::convolution)
         return run<T>(convolution_of(s), choice.as_convolution, packed, input, turned_weights(s, weight), output, epilogue);
     const TransposedWindow window(s, weight);
+    if (choice.kind == ConvTranspose2dChoice::depthwise)
+        return conv_transpose2d_depthwise<T>(window.shape, input, window.weight, output, epilogue);
     const T* weights = window.whole ? static_cast<const T*>(packed) : nullptr;
     return choice.kind == ConvTranspose2dChoice::phases_channels
                ? conv_transpose2d_channels<T>(window.shape, input, window.weight, weights, output, epilogue)
@@ -68,7 +73,7 @@ template <class T>
 static int64_t packed_elements_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice) {
     if (empty_output(s)) return 0;
     if (choice.kind == ConvTranspose2dChoice::convolution) return packed_elements<T>(convolution_of(s), choice.as_convolution);
-    if (!TransposedWindow(s, Tensor{}).whole) return 0;
+    if (choice.kind == ConvTranspose2dChoice::depthwise || !TransposedWindow(s, Tensor{}).whole) return 0;
     return choice.kind == ConvTranspose2dChoice::phases_channels ? channel_phase_weights<T>(s) : s.K * (s.C / s.G) * s.R * s.S;
 }
 
