@@ -70,6 +70,10 @@ struct ConvTranspose2dPacked {
     ConvTranspose2dChoice choice{};
 };
 
+struct GramShape {
+    int64_t N, C, H, W;
+};
+
 struct KernelTable {
     const char* isa;
     int vector_bytes;
@@ -93,6 +97,11 @@ struct KernelTable {
     bool (*conv_transpose2d_pack)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&, Tensor weight, void* packed);
     Status (*conv_transpose2d_packed)(const Conv2dShape&, int itemsize, const ConvTranspose2dPacked&, Tensor input, Tensor weight,
                                       Tensor output, const Epilogue&);
+
+    // Gram matrices (N, C, C), as 4-D tensors whose last dimension is not there. Rows of `output` have no gaps between elements.
+    Status (*gram_matrix)(const GramShape&, int itemsize, double scale, Tensor input, Tensor output);
+    Status (*gram_matrix_grad_input)(const GramShape&, int itemsize, double scale, Tensor grad_output, Tensor input,
+                                     Tensor grad_input);
 
     // The machine's measured limits, for the demo's and the benchmark's share of peak.
     double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers

@@ -8,6 +8,7 @@ from fastcv.ops.conv_transpose2d import (
     conv_transpose2d_grad_input,
     conv_transpose2d_grad_weight,
 )
+from fastcv.ops.gram_matrix import gram_matrix, gram_matrix_grad_input
 
 __all__ = [
     "Conv2d",
@@ -19,6 +20,8 @@ __all__ = [
     "conv_transpose2d_grad_input",
     "conv_transpose2d_grad_weight",
     "get_num_threads",
+    "gram_matrix",
+    "gram_matrix_grad_input",
     "set_num_threads",
     "show_config",
 ]

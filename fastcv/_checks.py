@@ -114,14 +114,15 @@ def activation(op: str, value: Any) -> tuple[int, float]:
     elif not isinstance(value, tuple):
         raise TypeError(f"{op}: activation must be None, a str or a tuple, got {_describe(value)}")
     elif len(value) == 2 and isinstance(value[0], str) and value[0] == "leaky_relu":
-        return _LEAKY_RELU, _real(op, "activation[1]", value[1])
+        return _LEAKY_RELU, real(op, "activation[1]", value[1])
     names = ", ".join(repr(name) for name in _PLAIN_ACTIVATIONS)
     raise ValueError(
         f"{op}: activation must be None, {names} or ('leaky_relu', slope), got {_describe(value)}"
     )
 
 
-def _real(op: str, name: str, value: Any) -> float:
+def real(op: str, name: str, value: Any) -> float:
+    """Return a Python or NumPy number as a plain float; bool is refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{op}: {name} must be a real number, got {_describe(value)}")
     try:
@@ -355,6 +356,31 @@ def conv2d_geometry(
         result_shape=output_shape[1 - batch_axes :],
         padding=(sides[0][0], sides[1][0]),
     )
+
+
+# Gram matrices
+
+
+def gram_matrix_shape(op: str, input_shape: Shape) -> Shape:
+    """Return the shape of an image's Gram matrix, (N, C, C) or (C, C)."""
+    if len(input_shape) not in (3, 4):
+        raise ValueError(
+            f"{op}: input.shape must have 4 axes (N, C, H, W) or 3 (C, H, W), "
+            f"got {len(input_shape)} {_named({'input': input_shape})}"
+        )
+    result = (*input_shape[:-3], input_shape[-3], input_shape[-3])
+    _fits(op, "the result", result)
+    return result
+
+
+def gram_matrix_scale(op: str, scale: Any, input_shape: Shape) -> float:
+    """Return the factor as a float; None is one over the number of values in an image."""
+    if scale is None:
+        return 1.0 / (math.prod(input_shape[-3:]) or 1)
+    return real(op, "scale", scale)
+
+
+# Shared
 
 
 def output_extent(padded: int, window: int, stride: int) -> int:

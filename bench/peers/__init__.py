@@ -15,6 +15,7 @@ PEERS = {
     "ONNX Runtime": ("onnxruntime", "OnnxRuntime"),
     "OpenVINO": ("openvino", "OpenVINO"),
     "ncnn": ("ncnn", "Ncnn"),
+    "NumPy": ("numpy", "NumPy"),
 }
 
 

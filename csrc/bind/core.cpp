@@ -99,4 +99,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("measure_bandwidth", &measure_bandwidth, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
     bind_conv2d(m);
     bind_conv_transpose2d(m);
+    bind_gram_matrix(m);
 }

@@ -14,9 +14,10 @@ namespace py = pybind11;
 
 namespace fastcv {
 
+// An array of at most 4 axes; those that it lacks are at the end, with stride 0.
 inline Tensor tensor(const py::array& a) {
     Tensor t{const_cast<char*>(static_cast<const char*>(a.data())), {}};
-    for (int i = 0; i < 4; i++) t.stride_bytes[i] = a.strides(i);
+    for (int i = 0; i < int(a.ndim()); i++) t.stride_bytes[i] = a.strides(i);
     return t;
 }
 
@@ -28,5 +29,6 @@ using Pair = std::pair<int64_t, int64_t>;
 
 void bind_conv2d(py::module_& m);
 void bind_conv_transpose2d(py::module_& m);
+void bind_gram_matrix(py::module_& m);
 
 }  // namespace fastcv

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv_transpose2d.hpp"
+#include "gram_matrix_grad_input.hpp"
 #include "measure.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -14,6 +15,7 @@ const KernelTable* table() {
         FASTCV_STRING(FASTCV_ISA), kVectorBytes,
         conv2d_choose, conv2d, conv2d_packed_bytes, conv2d_pack, conv2d_packed, conv2d_grad_weight,
         conv_transpose2d_choose, conv_transpose2d, conv_transpose2d_packed_bytes, conv_transpose2d_pack, conv_transpose2d_packed,
+        gram_matrix, gram_matrix_grad_input,
         measure_peak,
     };
     return &kernels;

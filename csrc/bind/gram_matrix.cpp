@@ -1,0 +1,43 @@
+// Gram matrices and their gradient.
+#include "core.h"
+
+#include "../dispatch.h"
+
+namespace fastcv {
+namespace {
+
+GramShape shape_of(const py::array& input) { return {input.shape(0), input.shape(1), input.shape(2), input.shape(3)}; }
+
+void gram_matrix(const py::array& input, const py::array& output, double scale) {
+    const GramShape s = shape_of(input);
+    const Tensor x = tensor(input), y = tensor(output);
+    const int itemsize = int(input.itemsize());
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().gram_matrix(s, itemsize, scale, x, y);
+    }
+    raise_unless_ok(status);
+}
+
+void gram_matrix_grad_input(const py::array& grad_output, const py::array& input, const py::array& grad_input, double scale) {
+    const GramShape s = shape_of(input);
+    const Tensor dy = tensor(grad_output), x = tensor(input), dx = tensor(grad_input);
+    const int itemsize = int(input.itemsize());
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().gram_matrix_grad_input(s, itemsize, scale, dy, x, dx);
+    }
+    raise_unless_ok(status);
+}
+
+}  // namespace
+
+void bind_gram_matrix(py::module_& m) {
+    m.def("gram_matrix", &gram_matrix, py::arg("input"), py::arg("output"), py::arg("scale"));
+    m.def("gram_matrix_grad_input", &gram_matrix_grad_input, py::arg("grad_output"), py::arg("input"), py::arg("grad_input"),
+          py::arg("scale"));
+}
+
+}  // namespace fastcv

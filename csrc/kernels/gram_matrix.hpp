@@ -1,0 +1,393 @@
+// Gram matrices.
+//
+//   output[n][i][j] = scale * sum over p of x[n][i][p] * x[n][j][p]
+//
+// x: C channels of H * W pixels p. The result is symmetric, so only tiles on and above the diagonal are computed; its other half is
+// their mirror image. The sum runs over pixels, and there are two ways to fill vectors:
+//
+//   dot tiles                                    panels
+//   lanes are pixels, as they lie in NCHW        lanes are channels, as they lie in channels-last
+//
+//          j   R channels                               j   3 vectors of channels
+//        +-----+-----+---                             +---------------+---
+//   i  R |  \  |     |     R x R vectors of        i  |     |    |    |     MT channels, broadcast,
+//        |   \ |     |     partial sums; lanes        +-- MT x 3 ------+     times 3 vectors
+//        +-----+-----+     are added up at the end    |     |    |    |
+//              |  \  |     of a block                 +-----+----+----+
+//                                                           |    |    |
+//
+// Dot tiles waste nothing on the diagonal, where they are triangles, and need no transposition, but a block of pixels has to pay for
+// adding up lanes. Panels waste up to a vector of channels on the diagonal, and NCHW has to be transposed: squares of lanes x lanes
+// go to [C / lanes][pixel][lane], from which both operands of a tile are read. `plan_gram` counts both and takes the cheaper
+// one; in channels-last memory it is always panels.
+//
+// A large image with few channels is cut into parts, each summed by itself. There are as many as give sums of 1024 pixels and more
+// and partial matrices of at most 1 MB together: what adding them costs is then below 1%. That depends on the shape of an image
+// alone. Threads share out parts and images and, where these are few, groups of columns; so neither they nor the batch change a bit.
+#pragma once
+
+#include "../channel_lanes.h"
+#include "../ops.h"
+#include "../parallel.h"
+#include "../tiles.h"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+// As large as the registers allow: 25 or 9 sums of dot tiles with 6 or 4 operands, 8 x 3 or 4 x 3 of panels with 4.
+struct GramTiles {
+    static constexpr int dots = kManyRegisters ? 5 : 3;  // channels along either side of a dot tile
+    static constexpr int vectors = 3;
+    // Rows of a panel tile; they lie in one vector of channels.
+    template <class T>
+    static constexpr int rows = int(kManyRegisters ? (kLanes<T> < 8 ? kLanes<T> : 8) : (kLanes<T> < 4 ? kLanes<T> : 4));
+};
+
+// One image: C channels of H x W pixels.
+struct GramImage {
+    const char* data;
+    int64_t channel_bytes, row_bytes, pixel_bytes, width;
+
+    // Pixels [first, last), in pieces that lie in one image row: body(pixels before it, pixels, where).
+    template <class Body>
+    void for_each_piece(int64_t first, int64_t last, const Body& body) const {
+        for (int64_t p = first; p < last;) {
+            const int64_t row = p / width, column = p % width, count = smaller(width - column, last - p);
+            body(p - first, count, data + row * row_bytes + column * pixel_bytes);
+            p += count;
+        }
+    }
+};
+
+static inline GramImage gram_image(const Tensor& t, int64_t n, int64_t width) {
+    return {t.data + n * t.stride_bytes[0], t.stride_bytes[1], t.stride_bytes[2], t.stride_bytes[3], width};
+}
+// An image whose rows follow each other without a gap counts as one row.
+static inline int64_t gram_width(const GramShape& s, const Tensor& t) {
+    return s.H == 1 || t.stride_bytes[2] == s.W * t.stride_bytes[3] ? s.H * s.W : s.W;
+}
+
+// Into how many groups of its columns an item's result is cut, so that threads have equally many.
+static inline int64_t gram_groups(int64_t items, int threads) {
+    int64_t groups = 1;
+    if (items < 8 * threads)
+        while (items * groups % threads) groups++;
+    return groups;
+}
+
+// Panels of one row of tiles, of those that are left: 2 + 2 rather than 3 + 1.
+static inline int64_t gram_panels_at_once(int64_t left) { return left == 4 ? 2 : smaller(left, GramTiles::vectors); }
+
+template <class T>
+struct GramCall {
+    GramShape shape;
+    Tensor input, output;
+    T scale;
+    int64_t pixels, width;       // width: of rows that lie in memory without a gap
+    int64_t parts, part_pixels;  // what an image is cut into, and ..
+    int64_t block;               // .. the pixels that are packed at a time
+    int64_t groups;              // of columns
+    bool dots;                   // dot tiles, or else panels
+    int64_t stride;              // of the packed block: from channel to channel, or from panel to panel
+    int64_t pitch;               // from row to row of a partial matrix
+
+    int64_t matrix() const { return pitch * round_up(shape.C, kLanes<T>); }
+    GramImage image(int64_t n) const { return gram_image(input, n, width); }
+};
+
+// ---- dot tiles
+
+// The sums over the lanes of L vectors, as one vector: each round adds the halves of register i to those of register
+// i + count / 2, interleaved, like the rounds of `transpose`.
+template <class T>
+FASTCV_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
+    FASTCV_UNROLL for (int count = kLanes<T> / 2; count > 0; count /= 2)
+        FASTCV_UNROLL for (int i = 0; i < count; i++)
+            v[i] = interleave_low<T>(v[i], v[i + count]) + interleave_high<T>(v[i], v[i + count]);
+    return v[0];
+}
+
+// sum[i][j] (+)= a[i] . b[j] over `depth` pixels, a multiple of the lanes. On the diagonal a is b, and j >= i is enough.
+template <class T, int MT, int NT, bool diagonal>
+FASTCV_NOINLINE void gram_dots(const T* a, const T* b, int64_t pitch, int64_t depth, T* sum, int64_t sum_pitch, bool first) {
+    constexpr int L = kLanes<T>, count = diagonal ? MT * (MT + 1) / 2 : MT * NT;
+    Vec<T> acc[(count + L - 1) / L * L];
+    FASTCV_UNROLL for (Vec<T>& v : acc) v = zero<T>();
+    for (int64_t k = 0; k < depth; k += L) {
+        Vec<T> x[MT];
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) {
+            x[i] = load(a + i * pitch + k);
+            keep(x[i]);
+        }
+        if constexpr (diagonal) {
+            FASTCV_UNROLL for (int j = 0; j < MT; j++)
+                FASTCV_UNROLL for (int i = 0; i <= j; i++)
+                    acc[j * (j + 1) / 2 + i] = fma(x[i], x[j], acc[j * (j + 1) / 2 + i]);
+        } else {
+            FASTCV_UNROLL for (int j = 0; j < NT; j++) {
+                Vec<T> y = load(b + j * pitch + k);
+                keep(y);
+                FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[j * MT + i] = fma(x[i], y, acc[j * MT + i]);
+            }
+        }
+    }
+    T total[(count + L - 1) / L * L];
+    FASTCV_UNROLL for (int g = 0; g < count; g += L) store(total + g, sums_of_lanes<T>(acc + g));
+    for (int j = 0; j < NT; j++)
+        for (int i = 0; i < (diagonal ? j + 1 : MT); i++) {
+            T* to = sum + i * sum_pitch + j;
+            const T value = total[(diagonal ? j * (j + 1) / 2 : j * MT) + i];
+            *to = first ? value : *to + value;
+        }
+}
+template <class T>
+using GramDots = void (*)(const T*, const T*, int64_t, int64_t, T*, int64_t, bool);
+template <class T, int MT = GramTiles::dots>
+static GramDots<T> find_gram_triangle(int64_t rows) {
+    if constexpr (MT > 1) {
+        if (rows < MT) return find_gram_triangle<T, MT - 1>(rows);
+    }
+    return gram_dots<T, MT, MT, true>;
+}
+// Only the last columns are fewer, and rows are before them.
+template <class T, int NT = GramTiles::dots>
+static GramDots<T> find_gram_dots(int64_t columns) {
+    if constexpr (NT > 1) {
+        if (columns < NT) return find_gram_dots<T, NT - 1>(columns);
+    }
+    return gram_dots<T, GramTiles::dots, NT, false>;
+}
+
+// rows[channel][pixel], zeros behind the last pixel.
+template <class T>
+static void pack_gram_rows(const GramImage& image, int64_t channels, int64_t first, int64_t last, T* rows, int64_t pitch) {
+    constexpr int64_t L = kLanes<T>;
+    image.for_each_piece(first, last, [&](int64_t before, int64_t count, const char* at) {
+        for (int64_t c = 0; c < channels; c++) {
+            const char* from = at + c * image.channel_bytes;
+            T* to = rows + c * pitch + before;
+            int64_t k = 0;
+            if (image.pixel_bytes == int64_t(sizeof(T)))
+                for (; k < count; k += L) {
+                    const T* pixel = reinterpret_cast<const T*>(from) + k;
+                    store_first(to + k, load_first(pixel, count - k), count - k);
+                }
+            else
+                for (; k < count; k++) to[k] = load_scalar<T>(from + k * image.pixel_bytes);
+        }
+    });
+    const int64_t count = last - first, padded = round_up(count, L);
+    if (padded > count)
+        for (int64_t c = 0; c < channels; c++) store_first(rows + c * pitch + count, zero<T>(), padded - count);
+}
+
+template <class T>
+static void gram_dot_block(const T* rows, int64_t pitch, int64_t depth, int64_t channels, int64_t first_column, int64_t last_column,
+                           T* sum, int64_t sum_pitch, bool first) {
+    constexpr int64_t R = GramTiles::dots;
+    const GramDots<T> full = find_gram_dots<T>(R), last = find_gram_dots<T>(channels % R ? channels % R : R);
+    constexpr int64_t kColumns = 60;
+    for (int64_t j0 = first_column; j0 < last_column; j0 += kColumns) {
+        const int64_t j1 = smaller(last_column, j0 + kColumns);
+        for (int64_t i = 0; i < j1; i += R)
+            for (int64_t j = larger(i, j0); j < j1; j += R) {
+                T* to = sum + i * sum_pitch + j;
+                const GramDots<T> tile = i == j ? find_gram_triangle<T>(channels - j) : channels - j < R ? last : full;
+                tile(rows + i * pitch, rows + j * pitch, pitch, depth, to, sum_pitch, first);
+            }
+    }
+}
+
+// ---- panels
+
+template <class T, int NV>
+FASTCV_NOINLINE void gram_panel_tile(const T* rows, const T* columns, int64_t panel_stride, int64_t depth, const DepthStep* step,
+                                     T* sum, int64_t sum_pitch, bool first) {
+    constexpr int L = kLanes<T>, MT = GramTiles::rows<T>;
+    Vec<T> acc[MT][NV];
+    clear_tile<T, MT, NV>(acc);
+    const T* pixels[NV];
+    FASTCV_UNROLL for (int j = 0; j < NV; j++) pixels[j] = columns + j * panel_stride;
+    pixel_lanes<T, MT, NV>(acc, depth, rows, 1, pixels, step);
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+        T* to = sum + i * sum_pitch + j * L;
+        store(to, first ? acc[i][j] : load(to) + acc[i][j]);
+    }
+}
+
+template <class T>
+static void pack_gram_panels(const GramImage& image, int64_t channels, int64_t first, int64_t last, T* panels, int64_t panel_stride) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t c = 0; c < channels; c += L)
+        image.for_each_piece(first, last, [&](int64_t before, int64_t count, const char* at) {
+            load_channel_lanes<T>(panels + c / L * panel_stride + before * L, count, at + c * image.channel_bytes, image.channel_bytes,
+                                  image.pixel_bytes, smaller(L, channels - c), 0, count);
+        });
+}
+
+template <class T>
+static void gram_panel_block(const T* panels, int64_t panel_stride, int64_t depth, const DepthStep* step, int64_t channels,
+                             int64_t first_panel, int64_t last_panel, T* sum, int64_t sum_pitch, bool first) {
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
+    for (int64_t j = first_panel; j < last_panel;) {
+        const int64_t end = j + gram_panels_at_once(last_panel - j);
+        for (int64_t i = 0; i < smaller(end * L, channels); i += MT) {
+            const int64_t start = larger(j, i / L);
+            const T* rows = panels + i / L * panel_stride + i % L;
+            const T* columns = panels + start * panel_stride;
+            T* to = sum + i * sum_pitch + start * L;
+            switch (end - start) {
+                case 3: gram_panel_tile<T, 3>(rows, columns, panel_stride, depth, step, to, sum_pitch, first); break;
+                case 2: gram_panel_tile<T, 2>(rows, columns, panel_stride, depth, step, to, sum_pitch, first); break;
+                default: gram_panel_tile<T, 1>(rows, columns, panel_stride, depth, step, to, sum_pitch, first);
+            }
+        }
+        j = end;
+    }
+}
+
+// ---- both
+
+// The first of `units` columns of group g, so that groups have equally many tiles: columns before it hold a share of g / groups of
+// the triangle.
+static inline int64_t first_of_group(int64_t g, int64_t groups, int64_t units) {
+    int64_t u = 0;
+    while (double(u) * double(u + 1) * double(groups) < double(g) * double(units) * double(units + 1)) u++;
+    return u;
+}
+
+// One part of an image: its triangle, or a group of that triangle's columns.
+template <class T>
+static void gram_part(const GramCall<T>& c, int64_t n, int64_t part, int64_t group, T* packed, const DepthStep* step, T* sum) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t unit = c.dots ? GramTiles::dots : L, units = ceil_div(c.shape.C, unit);
+    const int64_t u0 = first_of_group(group, c.groups, units), u1 = first_of_group(group + 1, c.groups, units);
+    const int64_t channels = smaller(c.shape.C, u1 * unit);
+    const GramImage image = c.image(n);
+    const int64_t begin = part * c.part_pixels, end = smaller(c.pixels, begin + c.part_pixels);
+    for (int64_t p = begin; p < end; p += c.block) {
+        const int64_t last = smaller(end, p + c.block);
+        if (c.dots) {
+            pack_gram_rows<T>(image, channels, p, last, packed, c.stride);
+            gram_dot_block<T>(packed, c.stride, round_up(last - p, L), c.shape.C, u0 * unit, channels, sum, c.pitch, p == begin);
+        } else {
+            pack_gram_panels<T>(image, channels, p, last, packed, c.stride);
+            gram_panel_block<T>(packed, c.stride, last - p, step, channels, u0, u1, sum, c.pitch, p == begin);
+        }
+    }
+}
+
+// Adds the parts up in their order, scales, and writes rows [i, i + L) from the diagonal on, and their mirror image.
+template <class T>
+static void finish_gram_rows(const GramCall<T>& c, int64_t n, int64_t i, const T* sums) {
+    constexpr int64_t L = kLanes<T>;
+    char* out = c.output.data + n * c.output.stride_bytes[0];
+    const int64_t row_bytes = c.output.stride_bytes[1], C = c.shape.C;
+    const auto at = [&](int64_t row, int64_t column) {
+        return reinterpret_cast<T*>(out + row * row_bytes + column * int64_t(sizeof(T)));
+    };
+    const Vec<T> scale = splat(c.scale);
+    for (int64_t j = i; j < C; j += L) {
+        Vec<T> square[L];
+        for (int64_t r = 0; r < L; r++) {
+            Vec<T> v = zero<T>();
+            if (i + r < C) {
+                const T* from = sums + (i + r) * c.pitch + j;
+                v = load(from);
+                for (int64_t part = 1; part < c.parts; part++) v += load(from + part * c.matrix());
+            }
+            square[r] = v * scale;
+        }
+        if (i == j) {
+            T values[L][L];
+            for (int64_t r = 0; r < L; r++) store(values[r], square[r]);
+            for (int64_t r = 1; r < L; r++)
+                for (int64_t s = 0; s < r; s++) values[r][s] = values[s][r];
+            for (int64_t r = 0; r < smaller(L, C - i); r++) store_first(at(i + r, i), load(values[r]), C - i);
+        } else {
+            for (int64_t r = 0; r < L; r++) store_first(at(i + r, j), square[r], C - j);
+            transpose<T>(square);
+            for (int64_t r = 0; r < smaller(L, C - j); r++) store(at(j + r, i), square[r]);
+        }
+    }
+}
+
+// Parts, blocks and the kind of tile, by estimated cycles. Returns the elements that a packed block takes.
+template <class T>
+static int64_t plan_gram(GramCall<T>& c) {
+    constexpr int64_t L = kLanes<T>, R = GramTiles::dots, MT = GramTiles::rows<T>;
+    const int64_t C = c.shape.C;
+    const int64_t panels = ceil_div(C, L);
+    c.pitch = panels * L + L;
+    const int64_t limit = larger(1, (int64_t(1) << 20) / (C * C * int64_t(sizeof(T))));
+    c.parts = 1;
+    while (c.parts * 2 <= smaller(limit, c.pixels / 1024)) c.parts *= 2;
+    c.part_pixels = round_up(ceil_div(c.pixels, c.parts), L);
+    c.parts = ceil_div(c.pixels, c.part_pixels);
+
+    c.block = smaller(c.part_pixels, 4096 / int64_t(sizeof(T)));
+    const double vectors = double(ceil_div(c.block, L)), tiles = double(ceil_div(C, R));
+    const double dot_cost = tiles * (tiles - 1) / 2 * (R * R * vectors + 100) + tiles * (R * (R + 1) / 2 * vectors + 70) + double(C) * vectors * 3;
+    const double panel_cost =
+        double(panels) * double(panels + 1) / 2 * double(L) * (double(c.block) + 8 * L / MT) + double(panels) * double(c.block) * 6;
+    c.dots = (c.input.stride_bytes[3] == int64_t(sizeof(T)) || c.shape.W == 1) && dot_cost < panel_cost;
+    if (!c.dots) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
+    c.stride = c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
+    return c.dots ? C * c.stride : panels * c.stride + L * L;
+}
+
+template <class T>
+static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor output) {
+    if (s.N == 0 || s.C == 0) return Status::ok;
+    GramCall<T> c{};
+    c.shape = s;
+    c.input = input;
+    c.output = output;
+    c.scale = T(scale);
+    c.pixels = s.H * s.W;
+    if (c.pixels == 0) {
+        for (int64_t n = 0; n < s.N; n++)
+            for (int64_t i = 0; i < s.C; i++)
+                __builtin_memset(output.data + n * output.stride_bytes[0] + i * output.stride_bytes[1], 0, size_t(s.C) * sizeof(T));
+        return Status::ok;
+    }
+    c.width = gram_width(s, input);
+    const int64_t packed = plan_gram(c);
+    const int threads = threads_for(2.0 * double(s.N) * double(s.C) * double(s.C) * double(c.pixels));
+    const int64_t wave = smaller(s.N, larger(1, (int64_t(4) << 20) / (c.parts * c.matrix() * int64_t(sizeof(T)))));
+    const int64_t images = wave * c.parts;
+    c.groups = gram_groups(images, threads);
+    const int64_t sums = wave * c.parts * c.matrix();
+    const int64_t step_bytes = round_up(c.block * int64_t(sizeof(DepthStep)), 64);
+    const int64_t packed_stride = round_up(packed, 64);
+    const Scratch scratch(step_bytes + (sums + threads * packed_stride) * int64_t(sizeof(T)));
+    if (!scratch.data()) return Status::out_of_memory;
+    DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data());
+    T* sum = reinterpret_cast<T*>(scratch.data() + step_bytes);
+    for (int64_t k = 0; k < c.block; k++) step[k] = {int32_t(k * kLanes<T>), int32_t(k * kLanes<T>)};
+    parallel(threads, [&](Team team) {
+        T* mine = sum + sums + team.id * packed_stride;
+        for (int64_t n0 = 0; n0 < s.N; n0 += wave) {
+            const int64_t count = smaller(wave, s.N - n0), items = count * c.parts * c.groups;
+            for (int64_t item = team.begin(items); item < team.end(items); item++) {
+                const int64_t image = item / c.groups;
+                gram_part<T>(c, n0 + image / c.parts, image % c.parts, item % c.groups, mine, step, sum + image * c.matrix());
+            }
+            team.wait_for_all();
+            const int64_t row_blocks = ceil_div(s.C, kLanes<T>);
+            for (int64_t item = team.id; item < count * row_blocks; item += team.size) {
+                const int64_t n = item / row_blocks;
+                finish_gram_rows<T>(c, n0 + n, item % row_blocks * kLanes<T>, sum + n * c.parts * c.matrix());
+            }
+            if (n0 + count < s.N) team.wait_for_all();
+        }
+    });
+    return Status::ok;
+}
+
+static Status gram_matrix(const GramShape& s, int itemsize, double scale, Tensor input, Tensor output) {
+    return itemsize == 4 ? gram_matrix<float>(s, scale, input, output) : gram_matrix<double>(s, scale, input, output);
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA

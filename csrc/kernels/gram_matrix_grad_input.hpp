@@ -1,0 +1,178 @@
+// The gradient of Gram matrices by their input.
+//
+//   grad_input[n][i][p] = scale * sum over k of (G[n][i][k] + G[n][k][i]) * x[n][k][p],   G = grad_output
+//
+// The matrix A = scale * (G + G') is symmetric; it is formed first, L x L squares at a time, so that G is read twice in all and
+// may have any strides. What remains is a matrix product over the channels. Pixels go where they are finest in the result:
+//
+//   NCHW: rows are channels, columns pixels          channels-last: rows are pixels, columns channels
+//
+//             strips of x, [channel][NV * L]                      panels of A, [channel][L]
+//            +-----------+-----------+                           +---+---+---+
+//   rows of  |           |           |                 pixels of |   |   |   |
+//   A, MT at | MT x NV   |           |                 x, MT at  | MT x NV   |
+//   a time   +-----------+-----------+                 a time    +---+---+---+
+//
+// A block of pixels is copied to scratch: strips for the one form, rows of channels for the other. So x may have any strides, and
+// the tile reads one contiguous stream whatever the distance between channels, which is often a power of two. Strips of a block
+// lie one after the other, so that MT rows of A stay in the first-level cache while all of them pass.
+//
+// Each sum runs over the channels in their order; threads share out blocks of pixels and, where these are few, rows of the result.
+#pragma once
+
+#include "gram_matrix.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+template <class T>
+struct GramGradCall {
+    GramShape shape;
+    Tensor grad_output, input, grad_input;
+    T scale;
+    int64_t pixels, width;
+    bool channels_last;                  // of grad_input
+    int64_t square_row, square_column;   // A: elements from row to row, and from L columns to the next L
+    int64_t square;                      // elements of A
+    int64_t block, blocks;               // pixels of a block, and how many there are
+    int64_t groups;                      // of rows (NCHW) or columns (channels-last) that a block's result is cut into
+
+    GramImage image(int64_t n) const { return gram_image(input, n, width); }
+    char* result(int64_t n, int64_t channel, int64_t pixel) const {
+        const int64_t* b = grad_input.stride_bytes;
+        return grad_input.data + n * b[0] + channel * b[1] + pixel * b[3];
+    }
+};
+
+// A's rows [k, k + L): L x L squares of G and of its mirror image, added and scaled.
+template <class T>
+static void fill_gram_square(const GramGradCall<T>& c, int64_t n, int64_t k, T* square) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t* b = c.grad_output.stride_bytes;
+    const char* G = c.grad_output.data + n * b[0];
+    const int64_t C = c.shape.C, rows = smaller(L, C - k);
+    for (int64_t i = 0; i < C; i += L) {
+        T below[L * L], beside[L * L];  // G[k + r][i + l], and G[i + l][k + r]
+        load_channel_lanes<T>(below, rows, G + k * b[1] + i * b[2], b[2], b[1], smaller(L, C - i), 0, rows);
+        load_channel_lanes<T>(beside, rows, G + i * b[1] + k * b[2], b[1], b[2], smaller(L, C - i), 0, rows);
+        for (int64_t r = 0; r < rows; r++)
+            store(square + i / L * c.square_column + (k + r) * c.square_row,
+                  (load(below + r * L) + load(beside + r * L)) * splat(c.scale));
+    }
+}
+
+// result[i][j] = sum over k of rows[i][k] * columns[k][j]; of the tile's rows and columns the first ones go out.
+template <class T, int NV>
+FASTCV_NOINLINE void gram_grad_tile(const T* rows, int64_t row_pitch, const T* columns, int64_t vector_stride, int64_t depth,
+                                    const DepthStep* step, char* result, int64_t result_row_bytes, int64_t row_count,
+                                    int64_t column_count) {
+    constexpr int L = kLanes<T>, MT = GramTiles::rows<T>;
+    Vec<T> acc[MT][NV];
+    clear_tile<T, MT, NV>(acc);
+    const T* vectors[NV];
+    FASTCV_UNROLL for (int j = 0; j < NV; j++) vectors[j] = columns + j * vector_stride;
+    pixel_lanes<T, MT, NV>(acc, depth, rows, row_pitch, vectors, step);
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) {
+        if (i >= row_count) break;
+        T* to = reinterpret_cast<T*>(result + i * result_row_bytes);
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) store_first(to + j * L, acc[i][j], column_count - j * L);
+    }
+}
+template <class T>
+using GramGradTile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, const DepthStep*, char*, int64_t, int64_t, int64_t);
+template <class T>
+static GramGradTile<T> find_gram_grad_tile(int64_t columns) {
+    constexpr int64_t L = kLanes<T>;
+    return columns > 2 * L ? gram_grad_tile<T, 3> : columns > L ? gram_grad_tile<T, 2> : gram_grad_tile<T, 1>;
+}
+
+// NCHW: a group of channels of one block of pixels.
+template <class T>
+static void gram_grad_planes(const GramGradCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t group, const T* square,
+                             T* packed, const DepthStep* step) {
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kStrip = GramTiles::vectors * L;
+    const int64_t C = c.shape.C, tiles = ceil_div(C, MT), strip = C * kStrip;
+    const GramImage image = c.image(n);
+    for (int64_t p = first; p < last; p += kStrip)
+        pack_gram_rows<T>(image, C, p, smaller(last, p + kStrip), packed + (p - first) / kStrip * strip, kStrip);
+    for (int64_t t = tiles * group / c.groups; t < tiles * (group + 1) / c.groups; t++)
+        for (int64_t p = first; p < last; p += kStrip)
+            find_gram_grad_tile<T>(last - p)(square + t * MT * c.square_row, c.square_row, packed + (p - first) / kStrip * strip, L,
+                                             C, step, c.result(n, t * MT, p), c.grad_input.stride_bytes[1], C - t * MT, last - p);
+}
+
+// Channels-last: a group of channels of one block of pixels.
+template <class T>
+static void gram_grad_rows(const GramGradCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t group, const T* square,
+                           T* packed, const DepthStep* step) {
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
+    const int64_t C = c.shape.C, panels = ceil_div(C, L), end = panels * (group + 1) / c.groups;
+    pack_gram_panels<T>(c.image(n), C, first, last, packed, c.block * L);
+    for (int64_t j = panels * group / c.groups; j < end;) {
+        const int64_t take = gram_panels_at_once(end - j);
+        const GramGradTile<T> tile = find_gram_grad_tile<T>(take * L);
+        for (int64_t p = first; p < last; p += MT)
+            tile(packed + (p - first) * L, L, square + j * c.square_column, c.square_column, C, step, c.result(n, j * L, p),
+                 c.grad_input.stride_bytes[3], last - p, C - j * L);
+        j += take;
+    }
+}
+
+template <class T>
+static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor grad_output, Tensor input, Tensor grad_input) {
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kStrip = GramTiles::vectors * L;
+    constexpr int64_t kElement = int64_t(sizeof(T)), kBlockBytes = int64_t(256) << 10, kWaveBytes = int64_t(4) << 20;
+    GramGradCall<T> c{};
+    c.shape = s, c.grad_output = grad_output, c.input = input, c.grad_input = grad_input;
+    c.scale = T(scale);
+    c.pixels = s.H * s.W, c.width = gram_width(s, input);
+    if (s.N == 0 || s.C == 0 || c.pixels == 0) return Status::ok;
+    c.channels_last = grad_input.stride_bytes[1] == kElement && grad_input.stride_bytes[3] != kElement;
+
+    const int64_t channels = round_up(s.C, L);
+    c.square_row = c.channels_last ? L : channels + L, c.square_column = c.channels_last ? s.C * L : L;
+    c.square = channels * (channels + L);
+    const int64_t unit = c.channels_last ? MT : kStrip;
+    c.block = unit * larger(1, smaller(ceil_div(c.pixels, unit), kBlockBytes / (unit * channels * kElement)));
+    c.blocks = ceil_div(c.pixels, c.block);
+    const int threads = threads_for(2.0 * double(s.N) * double(s.C) * double(s.C) * double(c.pixels));
+    const int64_t wave = smaller(s.N, larger(1, kWaveBytes / (c.square * kElement)));
+    c.groups = gram_groups(wave * c.blocks, threads);
+
+    const int64_t step_bytes = round_up(s.C * int64_t(sizeof(DepthStep)), 64);
+    const int64_t packed = round_up((c.block + L) * channels, 64);
+    const Scratch scratch(step_bytes + (wave * c.square + threads * packed) * kElement);
+    if (!scratch.data()) return Status::out_of_memory;
+    DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data());
+    T* squares = reinterpret_cast<T*>(scratch.data() + step_bytes);
+    for (int64_t k = 0; k < s.C; k++)
+        step[k] = c.channels_last ? DepthStep{int32_t(k * L), int32_t(k / L * c.block * L + k % L)}
+                                  : DepthStep{int32_t(k * kStrip), int32_t(k)};
+
+    parallel(threads, [&](Team team) {
+        T* mine = squares + wave * c.square + team.id * packed;
+        for (int64_t n0 = 0; n0 < s.N; n0 += wave) {
+            const int64_t images = smaller(wave, s.N - n0), rows = images * (channels / L), items = images * c.blocks * c.groups;
+            for (int64_t r = team.begin(rows); r < team.end(rows); r++)
+                fill_gram_square<T>(c, n0 + r / (channels / L), r % (channels / L) * L, squares + r / (channels / L) * c.square);
+            team.wait_for_all();
+            for (int64_t item = team.begin(items); item < team.end(items); item++) {
+                const int64_t image = item / (c.blocks * c.groups), block = item / c.groups % c.blocks, group = item % c.groups;
+                const int64_t first = block * c.block, last = smaller(c.pixels, first + c.block);
+                (c.channels_last ? gram_grad_rows<T> : gram_grad_planes<T>)(c, n0 + image, first, last, group,
+                                                                            squares + image * c.square, mine, step);
+            }
+            if (n0 + images < s.N) team.wait_for_all();
+        }
+    });
+    return Status::ok;
+}
+
+static Status gram_matrix_grad_input(const GramShape& s, int itemsize, double scale, Tensor grad_output, Tensor input,
+                                     Tensor grad_input) {
+    return itemsize == 4 ? gram_matrix_grad_input<float>(s, scale, grad_output, input, grad_input)
+                         : gram_matrix_grad_input<double>(s, scale, grad_output, input, grad_input);
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
