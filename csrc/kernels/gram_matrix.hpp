@@ -88,6 +88,7 @@ struct GramCall {
     int64_t block;               // .. the pixels that are packed at a time
     int64_t groups;              // of columns
     bool dots;                   // dot tiles, or else panels
+    bool one_block;              // panels, and a block is all there is
     int64_t stride;              // of the packed block: from channel to channel, or from panel to panel
     int64_t pitch;               // from row to row of a partial matrix
 
@@ -225,27 +226,6 @@ static void pack_gram_panels(const GramImage& image, int64_t channels, int64_t f
         });
 }
 
-template <class T>
-static void gram_panel_block(const T* panels, int64_t panel_stride, int64_t depth, const DepthStep* step, int64_t channels,
-                             int64_t first_panel, int64_t last_panel, T* sum, int64_t sum_pitch, bool first) {
-    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
-    for (int64_t j = first_panel; j < last_panel;) {
-        const int64_t end = j + gram_panels_at_once(last_panel - j);
-        for (int64_t i = 0; i < smaller(end * L, channels); i += MT) {
-            const int64_t start = larger(j, i / L);
-            const T* rows = panels + i / L * panel_stride + i % L;
-            const T* columns = panels + start * panel_stride;
-            T* to = sum + i * sum_pitch + start * L;
-            switch (end - start) {
-                case 3: gram_panel_tile<T, 3>(rows, columns, panel_stride, depth, step, to, sum_pitch, first); break;
-                case 2: gram_panel_tile<T, 2>(rows, columns, panel_stride, depth, step, to, sum_pitch, first); break;
-                default: gram_panel_tile<T, 1>(rows, columns, panel_stride, depth, step, to, sum_pitch, first);
-            }
-        }
-        j = end;
-    }
-}
-
 // ---- both
 
 // The first of `units` columns of group g, so that groups have equally many tiles: columns before it hold a share of g / groups of
@@ -254,6 +234,72 @@ static inline int64_t first_of_group(int64_t g, int64_t groups, int64_t units) {
     int64_t u = 0;
     while (double(u) * double(u + 1) * double(groups) < double(g) * double(units) * double(units + 1)) u++;
     return u;
+}
+
+// Where element (i, j) of image n's result goes.
+template <class T>
+static T* gram_output(const GramCall<T>& c, int64_t n, int64_t i, int64_t j) {
+    return reinterpret_cast<T*>(c.output.data + n * c.output.stride_bytes[0] + i * c.output.stride_bytes[1]) + j;
+}
+
+// Adds the parts of a square up in their order, scales them, and writes the square at (i, j), i <= j, and its mirror image.
+// On the diagonal only j >= i is there.
+template <class T>
+static void finish_gram_square(const GramCall<T>& c, int64_t n, int64_t i, int64_t j, const T* sums) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t rows = smaller(L, c.shape.C - i), columns = smaller(L, c.shape.C - j);
+    const Vec<T> scale = splat(c.scale);
+    Vec<T> square[L];
+    FASTCV_UNROLL for (int64_t r = 0; r < L; r++) {
+        square[r] = zero<T>();
+        if (r < rows) {
+            const T* from = sums + r * c.pitch;
+            square[r] = load(from);
+            for (int64_t part = 1; part < c.parts; part++) square[r] += load(from + part * c.matrix());
+            square[r] *= scale;
+        }
+    }
+    if (i == j) {
+        T values[L][L];
+        for (int64_t r = 0; r < L; r++) store(values[r], square[r]);
+        for (int64_t r = 1; r < L; r++)
+            for (int64_t s = 0; s < r; s++) values[r][s] = values[s][r];
+        for (int64_t r = 0; r < rows; r++) store_first(gram_output(c, n, i + r, i), load(values[r]), rows);
+        return;
+    }
+    for (int64_t r = 0; r < L; r++) store_first(gram_output(c, n, i + r, j), square[r], columns);
+    transpose<T>(square);
+    for (int64_t r = 0; r < columns; r++) store(gram_output(c, n, j + r, i), square[r]);
+}
+
+// Panels [first, last) of columns, over one block of pixels. Where the block is the last of the whole sum, each row of tiles is
+// finished while it is in the cache; where it is the first as well, there is never more than that row: `sum` then has no columns
+// for those before it.
+template <class T>
+static void gram_panel_block(const GramCall<T>& c, int64_t n, const T* packed, int64_t depth, const DepthStep* step, int64_t first,
+                             int64_t last, T* sum, bool is_first, bool is_last) {
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
+    for (int64_t j = first; j < last;) {
+        const int64_t end = j + gram_panels_at_once(last - j);
+        T* sum_j = sum + (c.one_block ? 0 : j * L);
+        const int64_t channels = smaller(end * L, c.shape.C);
+        for (int64_t i = 0; i < channels; i += MT) {
+            const int64_t start = larger(j, i / L);
+            const T* rows = packed + i / L * c.stride + i % L;
+            const T* columns = packed + start * c.stride;
+            T* to = sum_j + i * c.pitch + (start - j) * L;
+            switch (end - start) {
+                case 3: gram_panel_tile<T, 3>(rows, columns, c.stride, depth, step, to, c.pitch, is_first); break;
+                case 2: gram_panel_tile<T, 2>(rows, columns, c.stride, depth, step, to, c.pitch, is_first); break;
+                default: gram_panel_tile<T, 1>(rows, columns, c.stride, depth, step, to, c.pitch, is_first);
+            }
+            if (is_last && ((i + MT) % L == 0 || i + MT >= channels)) {
+                const int64_t square = i / L * L;
+                for (int64_t k = start; k < end; k++) finish_gram_square(c, n, square, k * L, sum_j + square * c.pitch + (k - j) * L);
+            }
+        }
+        j = end;
+    }
 }
 
 // One part of an image: its triangle, or a group of that triangle's columns.
@@ -272,42 +318,7 @@ static void gram_part(const GramCall<T>& c, int64_t n, int64_t part, int64_t gro
             gram_dot_block<T>(packed, c.stride, round_up(last - p, L), c.shape.C, u0 * unit, channels, sum, c.pitch, p == begin);
         } else {
             pack_gram_panels<T>(image, channels, p, last, packed, c.stride);
-            gram_panel_block<T>(packed, c.stride, last - p, step, channels, u0, u1, sum, c.pitch, p == begin);
-        }
-    }
-}
-
-// Adds the parts up in their order, scales, and writes rows [i, i + L) from the diagonal on, and their mirror image.
-template <class T>
-static void finish_gram_rows(const GramCall<T>& c, int64_t n, int64_t i, const T* sums) {
-    constexpr int64_t L = kLanes<T>;
-    char* out = c.output.data + n * c.output.stride_bytes[0];
-    const int64_t row_bytes = c.output.stride_bytes[1], C = c.shape.C;
-    const auto at = [&](int64_t row, int64_t column) {
-        return reinterpret_cast<T*>(out + row * row_bytes + column * int64_t(sizeof(T)));
-    };
-    const Vec<T> scale = splat(c.scale);
-    for (int64_t j = i; j < C; j += L) {
-        Vec<T> square[L];
-        for (int64_t r = 0; r < L; r++) {
-            Vec<T> v = zero<T>();
-            if (i + r < C) {
-                const T* from = sums + (i + r) * c.pitch + j;
-                v = load(from);
-                for (int64_t part = 1; part < c.parts; part++) v += load(from + part * c.matrix());
-            }
-            square[r] = v * scale;
-        }
-        if (i == j) {
-            T values[L][L];
-            for (int64_t r = 0; r < L; r++) store(values[r], square[r]);
-            for (int64_t r = 1; r < L; r++)
-                for (int64_t s = 0; s < r; s++) values[r][s] = values[s][r];
-            for (int64_t r = 0; r < smaller(L, C - i); r++) store_first(at(i + r, i), load(values[r]), C - i);
-        } else {
-            for (int64_t r = 0; r < L; r++) store_first(at(i + r, j), square[r], C - j);
-            transpose<T>(square);
-            for (int64_t r = 0; r < smaller(L, C - j); r++) store(at(j + r, i), square[r]);
+            gram_panel_block<T>(c, n, packed, last - p, step, u0, u1, sum, p == begin, c.parts == 1 && last == end);
         }
     }
 }
@@ -318,7 +329,6 @@ static int64_t plan_gram(GramCall<T>& c) {
     constexpr int64_t L = kLanes<T>, R = GramTiles::dots, MT = GramTiles::rows<T>;
     const int64_t C = c.shape.C;
     const int64_t panels = ceil_div(C, L);
-    c.pitch = panels * L + L;
     const int64_t limit = larger(1, (int64_t(1) << 20) / (C * C * int64_t(sizeof(T))));
     c.parts = 1;
     while (c.parts * 2 <= smaller(limit, c.pixels / 1024)) c.parts *= 2;
@@ -333,6 +343,8 @@ static int64_t plan_gram(GramCall<T>& c) {
     c.dots = (c.input.stride_bytes[3] == int64_t(sizeof(T)) || c.shape.W == 1) && dot_cost < panel_cost;
     if (!c.dots) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
     c.stride = c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
+    c.one_block = !c.dots && c.block == c.pixels;
+    c.pitch = c.one_block ? GramTiles::vectors * L : panels * L + L;
     return c.dots ? C * c.stride : panels * c.stride + L * L;
 }
 
@@ -354,10 +366,11 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
     c.width = gram_width(s, input);
     const int64_t packed = plan_gram(c);
     const int threads = threads_for(2.0 * double(s.N) * double(s.C) * double(s.C) * double(c.pixels));
-    const int64_t wave = smaller(s.N, larger(1, (int64_t(4) << 20) / (c.parts * c.matrix() * int64_t(sizeof(T)))));
-    const int64_t images = wave * c.parts;
-    c.groups = gram_groups(images, threads);
-    const int64_t sums = wave * c.parts * c.matrix();
+    // Partial matrices: each image's in a wave of images, or one for each thread.
+    const int64_t matrix = c.matrix(), kWaveBytes = int64_t(4) << 20;
+    const int64_t wave = c.one_block ? s.N : smaller(s.N, larger(1, kWaveBytes / (c.parts * matrix * int64_t(sizeof(T)))));
+    c.groups = gram_groups(wave * c.parts, threads);
+    const int64_t sums = (c.one_block ? threads : wave * c.parts) * matrix;
     const int64_t step_bytes = round_up(c.block * int64_t(sizeof(DepthStep)), 64);
     const int64_t packed_stride = round_up(packed, 64);
     const Scratch scratch(step_bytes + (sums + threads * packed_stride) * int64_t(sizeof(T)));
@@ -370,14 +383,18 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
         for (int64_t n0 = 0; n0 < s.N; n0 += wave) {
             const int64_t count = smaller(wave, s.N - n0), items = count * c.parts * c.groups;
             for (int64_t item = team.begin(items); item < team.end(items); item++) {
-                const int64_t image = item / c.groups;
-                gram_part<T>(c, n0 + image / c.parts, image % c.parts, item % c.groups, mine, step, sum + image * c.matrix());
+                const int64_t part = item / c.groups;
+                gram_part<T>(c, n0 + part / c.parts, part % c.parts, item % c.groups, mine, step,
+                             sum + (c.one_block ? team.id : part) * matrix);
             }
-            team.wait_for_all();
-            const int64_t row_blocks = ceil_div(s.C, kLanes<T>);
-            for (int64_t item = team.id; item < count * row_blocks; item += team.size) {
-                const int64_t n = item / row_blocks;
-                finish_gram_rows<T>(c, n0 + n, item % row_blocks * kLanes<T>, sum + n * c.parts * c.matrix());
+            if (c.dots || c.parts > 1) {
+                team.wait_for_all();
+                const int64_t rows = ceil_div(s.C, kLanes<T>);
+                for (int64_t item = team.id; item < count * rows; item += team.size) {
+                    const int64_t n = item / rows, i = item % rows * kLanes<T>;
+                    for (int64_t j = i; j < s.C; j += kLanes<T>)
+                        finish_gram_square(c, n0 + n, i, j, sum + n * c.parts * matrix + i * c.pitch + j);
+                }
             }
             if (n0 + count < s.N) team.wait_for_all();
         }

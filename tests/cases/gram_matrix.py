@@ -80,6 +80,8 @@ CASES = (
     _case("resnet_2048_7", 2048, 7, "resnet"),
     _case("resnet_512_7_cl", 512, 7, "resnet channels-last"),
     _case("image_3_224", 3, 224, "image"),
+    _case("image_3_224_cl", 3, 224, "image channels-last"),
+    _case("squeezenet_16_111_cl", 16, 111, "odd channels-last"),
     _case("squeezenet_16_111", 16, 111, "odd"),
     _case("squeezenet_192_27", 192, 27, "odd"),
     _case("odd_17_33x31", 17, (33, 31), "odd small"),
