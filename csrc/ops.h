@@ -98,7 +98,8 @@ struct KernelTable {
     Status (*conv_transpose2d_packed)(const Conv2dShape&, int itemsize, const ConvTranspose2dPacked&, Tensor input, Tensor weight,
                                       Tensor output, const Epilogue&);
 
-    // Gram matrices (N, C, C), as 4-D tensors whose last dimension is not there. Rows of `output` have no gaps between elements.
+    // Gram matrices are (N, C, C): the fourth stride plays no part. Their rows in `output` are contiguous. `grad_input` lies as
+    // NCHW or channels-last without gaps.
     Status (*gram_matrix)(const GramShape&, int itemsize, double scale, Tensor input, Tensor output);
     Status (*gram_matrix_grad_input)(const GramShape&, int itemsize, double scale, Tensor grad_output, Tensor input,
                                      Tensor grad_input);
