@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv import Conv2d, ConvTranspose2d, _core, get_num_threads, reference
+from fastcv import Conv2d, ConvTranspose2d, _core, get_num_threads, gram_matrix, reference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,12 +55,19 @@ def main(argv: list[str]) -> int:
     run_network(table, f"network {NETWORK_SIDE}", small)
     layers = run_network(table, "network full", full)
     sizes = run_enlargement(table, full)
+    grams = {
+        name: table.gram_matrix(f"Gram matrix: {name}", layer)
+        for name, layer in zip(
+            ("stem", "3x3", "dilated", "1x1"), layers[:3] + layers[4:], strict=True
+        )
+    }
     print(
-        "\nGFLOP/s count a direct convolution: Winograd multiplies less and may exceed the peak."
+        "\nGFLOP/s count a direct convolution, and both triangles of a Gram matrix. Winograd and a"
+        "\nkernel that computes one triangle multiply less, and may exceed the peak."
         "\nThe error is the largest one against float64, relative to the output's root mean square."
     )
     try:
-        draw(options.output, full, filters, layers, sizes, table)
+        draw(options.output, full, filters, layers, sizes, grams, table)
     except (OSError, ValueError) as error:  # an unknown format is a ValueError
         return _fail(f"Cannot write the picture: {error}")
     print(f"\nThe picture is in {options.output}")
@@ -165,6 +172,11 @@ class Table:
         filters = _filters(len(expected), weight, parameters)
         flops = 2 * image.size * weight[0].size
         return self._measure(name, image, filters, algorithm, plan, expected, flops)
+
+    def gram_matrix(self, name: str, image: Array) -> Array:
+        """Multiply the channels of ``image``, add a line to the table, return the matrix."""
+        expected, flops = reference.gram_matrix(image), 2 * len(image) * image.size
+        return self._measure(name, image, "", "gram_matrix", gram_matrix, expected, flops)
 
     def _measure(
         self,

@@ -27,14 +27,15 @@ def draw(
     filters: dict[str, Array],
     layers: list[Array],
     sizes: dict[str, Array],
+    grams: dict[str, Array],
     table: Table,
 ) -> None:
-    """Write four rows: classic filters; the filter bank and the rates; layers; enlargements."""
+    """Write five rows: filters; the filter bank and the rates; layers; enlargements; Gram matrices."""
     height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
     figure = plt.figure(
-        figsize=(16, 4 * (4 * height + 0.25) + 0.75), facecolor=PAPER, layout="constrained"
+        figsize=(16, 4 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
     )
-    grid = figure.add_gridspec(4, 4)
+    grid = figure.add_gridspec(5, 4, height_ratios=[height] * 4 + [1])
 
     def panel(row: int, columns: int | slice, title: str, picture: Array, **style: Any) -> None:
         axes = figure.add_subplot(grid[row, columns])
@@ -65,6 +66,11 @@ def draw(
     panel(3, 1, "a quarter of the size", detail(sizes["reduced"]), interpolation="nearest")
     panel(3, 2, "enlarged: windows side by side", detail(sizes["squares"]))
     panel(3, 3, "enlarged: windows that overlap", detail(sizes["cubics"]))
+    for column, (name, gram) in enumerate(grams.items()):
+        # As cosines between channels, lest the strongest one be all that is seen.
+        lengths: Array = np.sqrt(gram.diagonal()).clip(1e-30)
+        cosines: Array = gram / np.outer(lengths, lengths)
+        panel(4, column, f"Gram matrix: {name}", cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
