@@ -89,6 +89,7 @@ struct GramCall {
     int64_t groups;              // of columns
     bool dots;                   // dot tiles, or else panels
     bool one_block;              // panels, and a block is all there is
+    bool far;                    // the result is too large for the second-level caches
     int64_t stride;              // of the packed block: from channel to channel, or from panel to panel
     int64_t pitch;               // from row to row of a partial matrix
 
@@ -242,34 +243,55 @@ static T* gram_output(const GramCall<T>& c, int64_t n, int64_t i, int64_t j) {
     return reinterpret_cast<T*>(c.output.data + n * c.output.stride_bytes[0] + i * c.output.stride_bytes[1]) + j;
 }
 
-// Adds the parts of a square up in their order, scales them, and writes the square at (i, j), i <= j, and its mirror image.
-// On the diagonal only j >= i is there.
+// The part of rows [first, last) and columns [j, end) that is on or above the diagonal, and its mirror image: adds parts up in their
+// order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares are mirrored
+// together, since the result's rows may be a power of two apart, where a line that is written in pieces leaves the cache in between.
+constexpr int64_t kGramSquares = 4;
 template <class T>
-static void finish_gram_square(const GramCall<T>& c, int64_t n, int64_t i, int64_t j, const T* sums) {
+static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t j, int64_t end, T* sums) {
     constexpr int64_t L = kLanes<T>;
-    const int64_t rows = smaller(L, c.shape.C - i), columns = smaller(L, c.shape.C - j);
     const Vec<T> scale = splat(c.scale);
-    Vec<T> square[L];
-    FASTCV_UNROLL for (int64_t r = 0; r < L; r++) {
-        square[r] = zero<T>();
-        if (r < rows) {
-            const T* from = sums + r * c.pitch;
-            square[r] = load(from);
-            for (int64_t part = 1; part < c.parts; part++) square[r] += load(from + part * c.matrix());
-            square[r] *= scale;
+    for (int64_t i0 = first; i0 < last; i0 += kGramSquares * L) {
+        const int64_t i1 = smaller(last, i0 + kGramSquares * L);
+        for (int64_t i = i0; i < i1; i++) {
+            T* row = sums + i * c.pitch;
+            for (int64_t k = larger(j, i / L * L); k < end; k += L) {
+                Vec<T> sum = load(row + k - j);
+                for (int64_t part = 1; part < c.parts; part++) sum += load(row + k - j + part * c.matrix());
+                sum *= scale;
+                store(row + k - j, sum);
+                store_first(gram_output(c, n, i, k), sum, end - k);
+            }
+        }
+        for (int64_t k = j; k < end; k += L) {
+            const int64_t columns = smaller(L, end - k), rows = smaller(i1, k + columns) - i0;
+            T mirror[L][kGramSquares * L];
+            for (int64_t i = 0; i < rows; i += L) {
+                Vec<T> square[L];
+                FASTCV_UNROLL for (int64_t r = 0; r < L; r++) square[r] = load(sums + (i0 + i + r) * c.pitch + k - j);
+                transpose<T>(square);
+                FASTCV_UNROLL for (int64_t r = 0; r < L; r++) store(mirror[r] + i, square[r]);
+            }
+            // Up to the diagonal.
+            for (int64_t r = 0; r < columns; r++)
+                for (int64_t i = 0; i < smaller(rows, k + r - i0); i += L)
+                    store_first(gram_output(c, n, k + r, i0 + i), load(mirror[r] + i), k + r - i0 - i);
         }
     }
-    if (i == j) {
-        T values[L][L];
-        for (int64_t r = 0; r < L; r++) store(values[r], square[r]);
-        for (int64_t r = 1; r < L; r++)
-            for (int64_t s = 0; s < r; s++) values[r][s] = values[s][r];
-        for (int64_t r = 0; r < rows; r++) store_first(gram_output(c, n, i + r, i), load(values[r]), rows);
-        return;
-    }
-    for (int64_t r = 0; r < L; r++) store_first(gram_output(c, n, i + r, j), square[r], columns);
-    transpose<T>(square);
-    for (int64_t r = 0; r < columns; r++) store(gram_output(c, n, j + r, i), square[r]);
+}
+
+// Brings what finish_gram writes near, a row of tiles ahead: rows [i, i + rows) of columns [j, end), and as large a share of the
+// mirror image. Stores that miss wait for each other: 2048 channels of 7 x 7 pixels on two threads take 2.2 ms without, 1.75 with.
+// Inline, because a call that only prefetches has no effect that GCC would keep it for.
+template <class T>
+FASTCV_INLINE void prefetch_gram(const GramCall<T>& c, int64_t n, int64_t i, int64_t rows, int64_t j, int64_t end) {
+    constexpr int64_t kLine = 64 / int64_t(sizeof(T)), kRows = kGramSquares * kLanes<T>;
+    const auto row = [&](int64_t r, int64_t column, int64_t columns) {
+        for (int64_t k = 0; k <= columns; k += kLine) __builtin_prefetch(gram_output(c, n, r, column) + k, 1, 2);
+    };
+    for (int64_t r = 0; r < rows; r++) row(i + r, j, end - j);
+    const int64_t share = ceil_div((end - j) * rows, kRows), first = j + i % kRows / rows * share;
+    for (int64_t r = first; r < smaller(end, first + share); r++) row(r, i / kRows * kRows, kRows);
 }
 
 // Panels [first, last) of columns, over one block of pixels. Where the block is the last of the whole sum, each row of tiles is
@@ -278,25 +300,23 @@ static void finish_gram_square(const GramCall<T>& c, int64_t n, int64_t i, int64
 template <class T>
 static void gram_panel_block(const GramCall<T>& c, int64_t n, const T* packed, int64_t depth, const DepthStep* step, int64_t first,
                              int64_t last, T* sum, bool is_first, bool is_last) {
-    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
+    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kFinished = kGramSquares * L;
     for (int64_t j = first; j < last;) {
-        const int64_t end = j + gram_panels_at_once(last - j);
+        const int64_t end = j + gram_panels_at_once(last - j), channels = smaller(end * L, c.shape.C);
         T* sum_j = sum + (c.one_block ? 0 : j * L);
-        const int64_t channels = smaller(end * L, c.shape.C);
         for (int64_t i = 0; i < channels; i += MT) {
             const int64_t start = larger(j, i / L);
             const T* rows = packed + i / L * c.stride + i % L;
             const T* columns = packed + start * c.stride;
             T* to = sum_j + i * c.pitch + (start - j) * L;
+            if (is_last && c.far) prefetch_gram(c, n, i, MT, j * L, channels);
             switch (end - start) {
                 case 3: gram_panel_tile<T, 3>(rows, columns, c.stride, depth, step, to, c.pitch, is_first); break;
                 case 2: gram_panel_tile<T, 2>(rows, columns, c.stride, depth, step, to, c.pitch, is_first); break;
                 default: gram_panel_tile<T, 1>(rows, columns, c.stride, depth, step, to, c.pitch, is_first);
             }
-            if (is_last && ((i + MT) % L == 0 || i + MT >= channels)) {
-                const int64_t square = i / L * L;
-                for (int64_t k = start; k < end; k++) finish_gram_square(c, n, square, k * L, sum_j + square * c.pitch + (k - j) * L);
-            }
+            if (is_last && ((i + MT) % kFinished == 0 || i + MT >= channels))
+                finish_gram(c, n, i / kFinished * kFinished, smaller(i + MT, channels), j * L, channels, sum_j);
         }
         j = end;
     }
@@ -343,6 +363,7 @@ static int64_t plan_gram(GramCall<T>& c) {
     c.dots = (c.input.stride_bytes[3] == int64_t(sizeof(T)) || c.shape.W == 1) && dot_cost < panel_cost;
     if (!c.dots) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
     c.stride = c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
+    c.far = C * C * int64_t(sizeof(T)) > (int64_t(2) << 20);
     c.one_block = !c.dots && c.block == c.pixels;
     c.pitch = c.one_block ? GramTiles::vectors * L : panels * L + L;
     return c.dots ? C * c.stride : panels * c.stride + L * L;
@@ -389,11 +410,11 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
             }
             if (c.dots || c.parts > 1) {
                 team.wait_for_all();
-                const int64_t rows = ceil_div(s.C, kLanes<T>);
-                for (int64_t item = team.id; item < count * rows; item += team.size) {
-                    const int64_t n = item / rows, i = item % rows * kLanes<T>;
-                    for (int64_t j = i; j < s.C; j += kLanes<T>)
-                        finish_gram_square(c, n0 + n, i, j, sum + n * c.parts * matrix + i * c.pitch + j);
+                constexpr int64_t kColumns = GramTiles::vectors * kLanes<T>;
+                const int64_t strips = ceil_div(s.C, kColumns);
+                for (int64_t item = team.id; item < count * strips; item += team.size) {
+                    const int64_t n = item / strips, j = item % strips * kColumns, end = smaller(s.C, j + kColumns);
+                    finish_gram(c, n0 + n, 0, end, j, end, sum + n * c.parts * matrix + j);
                 }
             }
             if (n0 + count < s.N) team.wait_for_all();
