@@ -358,6 +358,11 @@ def conv2d_geometry(
     )
 
 
+def output_extent(padded: int, window: int, stride: int) -> int:
+    """How often a window of `window` pixels fits into `padded` pixels in steps of `stride`."""
+    return (padded - window) // stride + 1
+
+
 # Gram matrices
 
 
@@ -378,14 +383,6 @@ def gram_matrix_scale(op: str, scale: Any, input_shape: Shape) -> float:
     if scale is None:
         return 1.0 / (math.prod(input_shape[-3:]) or 1)
     return real(op, "scale", scale)
-
-
-# Shared
-
-
-def output_extent(padded: int, window: int, stride: int) -> int:
-    """How often a window of `window` pixels fits into `padded` pixels in steps of `stride`."""
-    return (padded - window) // stride + 1
 
 
 # Transposed convolution

@@ -30,7 +30,7 @@ def draw(
     grams: dict[str, Array],
     table: Table,
 ) -> None:
-    """Write five rows: filters; the filter bank and the rates; layers; enlargements; Gram matrices."""
+    """Write five rows: filters; their bank and the rates; layers; enlargements; Gram matrices."""
     height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
     figure = plt.figure(
         figsize=(16, 4 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
