@@ -8,17 +8,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import conv_transpose2d as transposed
 from cases import uniform
 from cases.conv2d import KINDS
 from closeness import same_bits
 from shared import SANITIZED
 
-from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+from fastcv import (
+    Conv2d,
+    ConvTranspose2d,
+    conv2d,
+    conv2d_grad_input,
+    conv2d_grad_weight,
+    conv_transpose2d,
+    conv_transpose2d_grad_input,
+    conv_transpose2d_grad_weight,
+)
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, forks")
 
@@ -28,25 +39,25 @@ Calls = list[Callable[[], np.ndarray]]
 def calls() -> Calls:
     """One call of every function for every kind of convolution."""
     result: Calls = []
-    for case in KINDS:
+    plain: Any = Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+    turned: Any = (
+        ConvTranspose2d,
+        conv_transpose2d,
+        conv_transpose2d_grad_input,
+        conv_transpose2d_grad_weight,
+    )
+    kinds: list[Any] = [(plain, case) for case in KINDS]
+    kinds += [(turned, case) for case in transposed.KINDS]
+    for (plan, forward, grad_input, grad_weight), case in kinds:
         x, weight, bias = case.arrays()
         grad = uniform(np.random.default_rng(1), case.output_shape, np.float32)
-        plan = Conv2d(weight, bias, **case.parameters)
-        arguments: Any = (case, x, weight, bias, grad, plan)
-
-        def call(a: Any = arguments) -> np.ndarray:
-            return conv2d(a[1], a[2], a[3], **a[0].parameters)
-
-        def packed(a: Any = arguments) -> np.ndarray:
-            return a[5](a[1])
-
-        def grad_input(a: Any = arguments) -> np.ndarray:
-            return conv2d_grad_input(a[4], a[2], a[1].shape, **a[0].parameters)
-
-        def grad_weight(a: Any = arguments) -> np.ndarray:
-            return conv2d_grad_weight(a[4], a[1], a[2].shape, **a[0].parameters)
-
-        result += [call, packed, grad_input, grad_weight]
+        parameters = case.parameters
+        result += [
+            partial(forward, x, weight, bias, **parameters),
+            partial(plan(weight, bias, **parameters), x),
+            partial(grad_input, grad, weight, x.shape, **parameters),
+            partial(grad_weight, grad, x, weight.shape, **parameters),
+        ]
     return result
 
 
@@ -165,6 +176,9 @@ def test_a_thousand_shapes_leave_memory_flat() -> None:
         conv2d(x, weight, padding=1, out=y)
         conv2d_grad_input(y, weight, x.shape, padding=1)
         conv2d_grad_weight(y, x, weight.shape, padding=1)
+        turned = np.ones((channels, filters, kernel, kernel), np.float32)
+        y = ConvTranspose2d(turned, stride=2, padding=kernel // 2)(x)
+        conv_transpose2d(x, turned, stride=2, padding=kernel // 2, out=y)
 
     for kernel in (1, 3, 5):  # the largest first
         run(64, 64, 48, 48, kernel)
@@ -188,7 +202,7 @@ ALLOWED_SCRATCH = 32 * 2**20
 # Prints by how much a call on 75 MB of pixels raised the peak, beyond the arrays that it was given.
 PEAK = """
 import re, numpy as np
-from fastcv import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
+from fastcv import *
 def peak():  # not getrusage, which remembers the process that started this one
     return 1024 * int(re.search("VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 x, out = np.ones((1, 32, 768, 768), np.float32), np.ones((1, 32, 768, 768), np.float32)
@@ -220,6 +234,11 @@ print(peak() - before)
         ("conv2d_grad_weight(out, x, (32, 32, 3, 3), padding=1)", 0),
         ("conv2d_grad_weight(out, x, (32, 32, 1, 1))", 0),
         ("conv2d_grad_weight(out, x, (32, 1, 5, 5), padding=2, groups=32)", 0),
+        ("conv_transpose2d(x, weight(32, 3), padding=1, out=out)", 0),
+        ("conv_transpose2d(x[..., :384, :384], weight(32, 2), stride=2, out=out)", 0),
+        ("ConvTranspose2d(weight(32, 4), stride=2, padding=1)(x[..., :384, :384], out)", 0),
+        ("conv_transpose2d(x[..., :192, :192], weight(1, 8), None, 4, 2, 0, 32, out=out)", 0),
+        ("conv_transpose2d(x[..., :96, :96], weight(4, 16), None, 8, 4, 0, 8, out=out)", 0),
     ],
 )
 def test_scratch_is_bounded(call: str, result: int, run_python: Callable[..., Any]) -> None:
