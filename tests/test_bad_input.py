@@ -721,6 +721,8 @@ for call in 3 * [
     lambda: fastcv.Conv2d(w, padding=1)(x, out),
     lambda: fastcv.conv2d_grad_input(grad, w, x.shape, padding=1),
     lambda: fastcv.conv2d_grad_weight(grad, x, w.shape, padding=1),
+    lambda: fastcv.conv_transpose2d(grad[..., :30, :30], w, stride=2, padding=1),
+    lambda: fastcv.ConvTranspose2d(w, stride=2, padding=1)(grad[..., :30, :30]),
 ]:
     try:
         call()

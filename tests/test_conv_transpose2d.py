@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import uniform
-from cases.conv_transpose2d import CASES, KINDS, Case
-from closeness import ACTIVATION, assert_close, corruptions, same_bits, widened
+from cases.conv_transpose2d import BY_NAME, CASES, KINDS, Case
+from closeness import ACTIVATION, assert_close, corruptions, rms, same_bits, widened
 from layouts import LAYOUTS, guarded, read_only
 from shared import each_dtype
 from transposed import bound_of, check, each_kind
@@ -167,6 +167,40 @@ def test_the_comparison_can_fail(case: Case, dtype: type) -> None:
     for wrong in corruptions(want.astype(dtype)):
         with pytest.raises(AssertionError, match="differ by more than"):
             assert_close(wrong, want, bound)
+
+
+def sequential_sum(x: np.ndarray, weight: np.ndarray, case: Case) -> np.ndarray:
+    """The plainest sum over channels and taps, one rounded addition after the other."""
+    (top, left), (rows, columns) = case.padding, case.output_shape[2:]
+    shape = (len(x), weight.shape[1], rows + 2 * top, columns + 2 * left)
+    total = np.zeros(shape, x.dtype)
+    height, width = ((n - 1) * s + 1 for n, s in zip(x.shape[2:], case.stride, strict=True))
+    for c, r, s in product(range(len(weight)), *map(range, weight.shape[2:])):
+        y, z = r * case.dilation[0], s * case.dilation[1]
+        place = (..., slice(y, y + height, case.stride[0]), slice(z, z + width, case.stride[1]))
+        total[place] += weight[c, :, r, s, None, None] * x[:, c, None]
+    return total[..., top : top + rows, left : left + columns]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet_2x2_s2_512_256_28",
+        "dcgan_4x4_s2_256_128_16_batch8",
+        "fcn_16x16_s8_21_21_35",
+        "up_5x5_s2_64_32_56",
+        "same_3x3_64_64_56",
+        "dilated_3x3_d2_s2_32_32_40",
+    ],
+)
+def test_as_accurate_as_three_plain_sums(name: str) -> None:
+    case = BY_NAME[name].reduced()
+    x, weight, _ = case.arrays(seed=7)
+    some = slice(0, 16)
+    want = reference.conv_transpose2d(*widened(x, weight[:, some]), **case.parameters)
+    allowed = 3 * rms(sequential_sum(x, weight[:, some], case) - want)
+    for got in both(x, weight, **case.parameters):
+        assert rms(got[:, some] - want) <= allowed
 
 
 AROUND_LANES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
