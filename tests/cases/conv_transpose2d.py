@@ -217,6 +217,12 @@ KINDS = (
     _case("multiplier", 6, 18, (9, 11), 3, batch=2, stride=2, padding=1, output_padding=1,
           groups=6),
     _case("grouped", 24, 36, (7, 13), 4, batch=2, stride=2, padding=1, groups=6),
+    _case("small_plane", 40, 31, (5, 6), 4, batch=3, stride=2, padding=1),
+    _case("small_tiling", 133, 32, 5, 2, batch=3, stride=2),
+    _case("small_uneven", 47, 61, (6, 5), (5, 3), batch=2, stride=(3, 2), padding=(2, 0),
+          output_padding=(1, 0)),
+    _case("small_grouped", 90, 60, (3, 5), 3, batch=3, stride=2, padding=1, groups=2),
+    _case("small_dilated", 35, 30, (4, 5), 4, batch=2, stride=3, padding=2, dilation=2),
     _case("a_row", 18, 9, (1, 23), (1, 4), batch=2, stride=(1, 2), padding=(0, 1)),
     _case("a_column", 18, 9, (23, 1), (4, 1), batch=2, stride=(2, 1), padding=(1, 0)),
 )
