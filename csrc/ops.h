@@ -74,6 +74,40 @@ struct GramShape {
     int64_t N, C, H, W;
 };
 
+// An array of attention: batch axes, then a head, a row (query or key) and a column, with any strides and alignment.
+constexpr int kMaxBatchAxes = 8;
+struct HeadTensor {
+    char* data = nullptr;
+    int64_t batch_stride_bytes[kMaxBatchAxes] = {};
+    int64_t stride_bytes[3] = {};
+};
+
+// Scaled dot product attention. Here S counts keys:
+//   N samples (all batch axes together)   H heads of keys   G heads of queries that share one   L queries   S keys
+//   E columns of queries and keys   F columns of values
+struct AttentionShape {
+    int batch_axes;
+    int64_t batch[kMaxBatchAxes];
+    int64_t N, H, G, L, S, E, F;
+    double scale, softcap;     // softcap 0: none
+    int64_t left, right;       // keys before and after a query's own that it sees; negative: all. Causal is right = 0
+    bool bottom_right;         // a query's own key: the last query's is the last key, not the first query's the first
+    const int64_t* kv_lengths; // N numbers of keys, or null: S
+    double dropout;
+    uint64_t seed;
+};
+enum class AttentionMask { none, boolean, additive };
+
+// What its gradient takes and gives. `lse` has one column; `grad_mask` may be null, is zero at first, and has stride 0 along
+// axes that it is summed over. The other gradients are C-contiguous, in the shapes of query, key and value.
+struct AttentionGradArrays {
+    HeadTensor grad_output, query, key, value, output, lse;
+    AttentionMask mask_kind;
+    HeadTensor mask;
+    void *grad_query, *grad_key, *grad_value;
+    const HeadTensor* grad_mask;
+};
+
 struct KernelTable {
     const char* isa;
     int vector_bytes;
@@ -97,12 +131,16 @@ struct KernelTable {
     bool (*conv_transpose2d_pack)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&, Tensor weight, void* packed);
     Status (*conv_transpose2d_packed)(const Conv2dShape&, int itemsize, const ConvTranspose2dPacked&, Tensor input, Tensor weight,
                                       Tensor output, const Epilogue&);
-
     // Gram matrices are (N, C, C): the fourth stride plays no part. Their rows in `output` are contiguous. `grad_input` lies as
     // NCHW or channels-last without gaps.
     Status (*gram_matrix)(const GramShape&, int itemsize, double scale, Tensor input, Tensor output);
     Status (*gram_matrix_grad_input)(const GramShape&, int itemsize, double scale, Tensor grad_output, Tensor input,
                                      Tensor grad_input);
+
+    // Results are C-contiguous: output (N, H * G, L, F), lse (N, H * G, L), weights (N, H * G, L, S); the last two may be null.
+    Status (*attention)(const AttentionShape&, int itemsize, const HeadTensor& query, const HeadTensor& key, const HeadTensor& value,
+                        AttentionMask, const HeadTensor& mask, void* output, void* lse, void* weights);
+    Status (*attention_grad)(const AttentionShape&, int itemsize, const AttentionGradArrays&);
 
     // The machine's measured limits, for the demo's and the benchmark's share of peak.
     double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers

@@ -92,5 +92,34 @@ FASTCV_INLINE void panel_product(Vec<T> (&acc)[MT][NV], int64_t blocks, const T*
     }
 }
 
+// Strided product. Row i is read at rows + i * row_stride, and moves on by `row_step` with each step of the depth; column vector
+// j at columns + j * vector_stride, and moves on by `column_step`. Three row pointers serve three rows each, as above.
+template <class T>
+struct Operands {
+    const T* rows;
+    int64_t row_stride, row_step;
+    const T* columns;
+    int64_t vector_stride, column_step;
+};
+template <class T, int MT, int NV>
+FASTCV_INLINE void strided_product(Vec<T> (&acc)[MT][NV], int64_t depth, const Operands<T>& o) {
+    const T *row = o.rows, *column = o.columns;
+    const int64_t row_stride = o.row_stride, vector_stride = o.vector_stride;
+    for (int64_t k = 0; k < depth; k++) {
+        Vec<T> columns[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            columns[j] = load(column + j * vector_stride);
+            keep(columns[j]);
+        }
+        FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) {
+            const T* three = row + 3 * i * row_stride;
+            FASTCV_UNROLL for (int m = 0; m < 3; m++)
+                if (3 * i + m < MT) multiply_add<T>(acc, 3 * i + m, load_scalar<T>(three + m * row_stride), columns);
+        }
+        row += o.row_step;
+        column += o.column_step;
+    }
+}
+
 }  // namespace
 }  // namespace fastcv::FASTCV_ISA

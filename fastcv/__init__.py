@@ -9,6 +9,10 @@ from fastcv.ops.conv_transpose2d import (
     conv_transpose2d_grad_weight,
 )
 from fastcv.ops.gram_matrix import gram_matrix, gram_matrix_grad_input
+from fastcv.ops.scaled_dot_product_attention import (
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_grad,
+)
 
 __all__ = [
     "Conv2d",
@@ -22,6 +26,8 @@ __all__ = [
     "get_num_threads",
     "gram_matrix",
     "gram_matrix_grad_input",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_grad",
     "set_num_threads",
     "show_config",
 ]

@@ -121,6 +121,50 @@ def gram_matrix(input: NDArray[Any], output: NDArray[Any], scale: float) -> None
 def gram_matrix_grad_input(
     grad_output: NDArray[Any], input: NDArray[Any], grad_input: NDArray[Any], scale: float
 ) -> None: ...
+def scaled_dot_product_attention(
+    batch: tuple[int, ...],
+    heads: int,
+    kv_heads: int,
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    mask: NDArray[Any] | None,
+    kv_lengths: NDArray[Any] | None,
+    scale: float,
+    softcap: float,
+    left: int,
+    right: int,
+    bottom_right: bool,
+    dropout: float,
+    seed: int,
+    output: NDArray[Any],
+    lse: NDArray[Any] | None,
+    weights: NDArray[Any] | None,
+) -> None: ...
+def scaled_dot_product_attention_grad(
+    batch: tuple[int, ...],
+    heads: int,
+    kv_heads: int,
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    grad_output: NDArray[Any],
+    output: NDArray[Any],
+    lse: NDArray[Any],
+    mask: NDArray[Any] | None,
+    kv_lengths: NDArray[Any] | None,
+    scale: float,
+    softcap: float,
+    left: int,
+    right: int,
+    bottom_right: bool,
+    dropout: float,
+    seed: int,
+    grad_query: NDArray[Any],
+    grad_key: NDArray[Any],
+    grad_value: NDArray[Any],
+    grad_mask: NDArray[Any] | None,
+) -> None: ...
 def measure_peak(itemsize: int, threads: int) -> float: ...
 def measure_bandwidth(threads: int) -> float: ...
 def set_num_threads(n: int) -> None: ...

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv import Conv2d, ConvTranspose2d, _core, get_num_threads, gram_matrix, reference
+from fastcv import (
+    Conv2d,
+    ConvTranspose2d,
+    _core,
+    get_num_threads,
+    gram_matrix,
+    reference,
+    scaled_dot_product_attention,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,13 +69,14 @@ def main(argv: list[str]) -> int:
             ("stem", "3x3", "dilated", "1x1"), layers[:3] + layers[4:], strict=True
         )
     }
+    looks = run_attention(table, full)
     print(
         "\nGFLOP/s count a direct convolution, and both triangles of a Gram matrix. Winograd and a"
         "\nkernel that computes one triangle multiply less, and may exceed the peak."
         "\nThe error is the largest one against float64, relative to the output's root mean square."
     )
     try:
-        draw(options.output, full, filters, layers, sizes, grams, table)
+        draw(options.output, full, filters, layers, sizes, grams, looks, table)
     except (OSError, ValueError) as error:  # an unknown format is a ValueError
         return _fail(f"Cannot write the picture: {error}")
     print(f"\nThe picture is in {options.output}")
@@ -177,6 +186,19 @@ class Table:
         """Multiply the channels of ``image``, add a line to the table, return the matrix."""
         expected, flops = reference.gram_matrix(image), 2 * len(image) * image.size
         return self._measure(name, image, "", "gram_matrix", gram_matrix, expected, flops)
+
+    def attention(self, name: str, tokens: Array) -> Array:
+        """Let (heads, tokens, columns) attend to each other."""
+
+        def attend(x: Array) -> Array:
+            result: Array = scaled_dot_product_attention(x, x, x)
+            return result
+
+        expected = reference.scaled_dot_product_attention(tokens, tokens, tokens)
+        flops = 4 * tokens.size * tokens.shape[1]
+        return self._measure(
+            name, tokens, "queries, keys and values", "fused", attend, expected, flops
+        )
 
     def _measure(
         self,
@@ -317,3 +339,40 @@ def run_enlargement(table: Table, image: Array) -> dict[str, Array]:
         "enlarged by cubics", grown, windows, stride=side, padding=14, groups=colours
     )
     return {"reduced": small, "squares": blocks, "cubics": smooth}
+
+
+def run_attention(table: Table, image: Array) -> list[tuple[tuple[int, int, int], Array]]:
+    """Describe patches by colours and edges, and see which patches some of them attend to.
+
+    Each comes as (top, left, side) in pixels, with the weights of all patches.
+    """
+    side = max(16, -(-max(image.shape[1:]) // 32))
+    image = np.pad(
+        image, ((0, 0), (0, -image.shape[1] % side), (0, -image.shape[2] % side)), mode="edge"
+    )
+    means = np.eye(3)[:, :, None, None] * np.full((side, side), 1 / side**2)
+    edges = [
+        gray(gabor(side, wavelength, angle, phase))
+        for wavelength in (side / 4, side / 2)
+        for phase in PHASES
+        for angle in ANGLES
+    ]
+    embedding = table.run("patch embedding", image, np.concatenate([means, *edges]), stride=side)
+    columns, height, width = embedding.shape
+    embedding = embedding - embedding.mean(axis=(1, 2), keepdims=True)
+    embedding /= embedding.std(axis=(1, 2), keepdims=True) + np.float32(1e-6)
+    embedding[:3] *= 3  # as much say for three colours as for the edges
+    tokens = embedding.reshape(1, columns, -1).transpose(0, 2, 1)
+    # Of one length, so that a score is an angle: exp(12) between what is alike and what is not.
+    length = np.linalg.norm(tokens, axis=-1, keepdims=True) / np.sqrt(12 * columns**0.5)
+    tokens = (tokens / (length + 1e-6)).astype(np.float32, order="C")
+    table.attention("attention of patches", tokens)
+
+    places = [(height // 5, width // 2), (height // 8, width // 6), (height // 2, width // 2)]
+    places.append((height - 1 - height // 8, width // 4))
+    looks = []
+    for row, column in places:
+        query = tokens[:, row * width + column][:, None]
+        _, weights = scaled_dot_product_attention(query, tokens, tokens, return_weights=True)
+        looks.append(((row * side, column * side, side), weights.reshape(height, width)))
+    return looks

@@ -28,14 +28,15 @@ def draw(
     layers: list[Array],
     sizes: dict[str, Array],
     grams: dict[str, Array],
+    looks: list[tuple[tuple[int, int, int], Array]],
     table: Table,
 ) -> None:
-    """Write five rows: filters; their bank and the rates; layers; enlargements; Gram matrices."""
+    """Write filters; their bank and the rates; layers; enlargements; attention; Gram matrices."""
     height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
     figure = plt.figure(
-        figsize=(16, 4 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
+        figsize=(16, 5 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
     )
-    grid = figure.add_gridspec(5, 4, height_ratios=[height] * 4 + [1])
+    grid = figure.add_gridspec(6, 4, height_ratios=[height] * 5 + [1])
 
     def panel(row: int, columns: int | slice, title: str, picture: Array, **style: Any) -> None:
         axes = figure.add_subplot(grid[row, columns])
@@ -70,7 +71,9 @@ def draw(
         # As cosines between channels, lest the strongest one be all that is seen.
         lengths: Array = np.sqrt(gram.diagonal()).clip(1e-30)
         cosines: Array = gram / np.outer(lengths, lengths)
-        panel(4, column, f"Gram matrix: {name}", cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+        panel(5, column, f"Gram matrix: {name}", cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+    for column, (patch, weights) in enumerate(looks):
+        panel(4, column, "where the marked patch looks", looking(image, patch, weights))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
@@ -88,6 +91,20 @@ def detail(image: Array) -> Array:
     rows = slice(height // 16, height // 16 + max(1, height // 3))
     columns = slice(width // 3, width // 3 + max(1, width // 3))
     return image[:, rows, columns].transpose(1, 2, 0).clip(0, 1)
+
+
+def looking(image: Array, patch: tuple[int, int, int], weights: Array) -> Array:
+    """Darken what a patch does not attend to, and frame the patch."""
+    top, left, side = patch
+    strength = np.sqrt(weights / weights.max())
+    lit = np.kron(strength, np.ones((side, side), np.float32))[: image.shape[1], : image.shape[2]]
+    picture = image.transpose(1, 2, 0) * (0.15 + 0.85 * lit[..., None])
+    frame = np.zeros(image.shape[1:], bool)
+    frame[top : top + side, left : left + side] = True
+    frame[top + 2 : top + side - 2, left + 2 : left + side - 2] = False
+    picture[frame] = (1, 0.8, 0.1)
+    result: Array = picture.clip(0, 1).astype(np.float32)
+    return result
 
 
 def coloured(angle: Any, brightness: Array) -> Array:

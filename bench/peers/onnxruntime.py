@@ -12,21 +12,24 @@ class OnnxRuntime:
         self.options.intra_op_num_threads = threads
         self.options.inter_op_num_threads = 1
 
-    def runs(self, model, array, output_shape):
-        """A model from `input` to `output`: run plainly, and with both bound to their memory."""
+    def runs(self, model, inputs, output_shape):
+        """A model from `input`, or inputs by name, to `output`: run plainly, and with all bound."""
+        if not isinstance(inputs, dict):
+            inputs = {"input": inputs}
         session = onnxruntime.InferenceSession(
             model, self.options, providers=["CPUExecutionProvider"]
         )
         binding = session.io_binding()
-        output = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(output_shape, array.dtype))
-        binding.bind_cpu_input("input", array)
+        output = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(output_shape, np.float32))
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
         binding.bind_ortvalue_output("output", output)
 
         def bound():
             session.run_with_iobinding(binding)
             return [output.numpy()]
 
-        return [lambda: session.run(None, {"input": array}), bound]
+        return [lambda: session.run(None, inputs), bound]
 
     def arrays(self, result):
         return result

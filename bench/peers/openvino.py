@@ -14,11 +14,14 @@ class OpenVINO:
             "INFERENCE_PRECISION_HINT": "f32",
         }
 
-    def runs(self, model, array):
-        """An ONNX model of one input and one output."""
-        compiled = self.core.compile_model(self.core.read_model(model, b""), "CPU", self.settings)
+    def runs(self, model, *arrays):
+        """A model of one output, OpenVINO's own or ONNX's bytes, and its inputs in order."""
+        if isinstance(model, bytes):
+            model = self.core.read_model(model, b"")
+        compiled = self.core.compile_model(model, "CPU", self.settings)
         request = compiled.create_infer_request()
-        request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
 
         def run():
             request.infer()

@@ -100,4 +100,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     bind_conv2d(m);
     bind_conv_transpose2d(m);
     bind_gram_matrix(m);
+    bind_scaled_dot_product_attention(m);
 }

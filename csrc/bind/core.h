@@ -30,5 +30,6 @@ using Pair = std::pair<int64_t, int64_t>;
 void bind_conv2d(py::module_& m);
 void bind_conv_transpose2d(py::module_& m);
 void bind_gram_matrix(py::module_& m);
+void bind_scaled_dot_product_attention(py::module_& m);
 
 }  // namespace fastcv

@@ -4,6 +4,8 @@
 #include "conv_transpose2d.hpp"
 #include "gram_matrix_grad_input.hpp"
 #include "measure.hpp"
+#include "scaled_dot_product_attention.hpp"
+#include "scaled_dot_product_attention_grad.hpp"
 
 namespace fastcv::FASTCV_ISA {
 
@@ -16,6 +18,7 @@ const KernelTable* table() {
         conv2d_choose, conv2d, conv2d_packed_bytes, conv2d_pack, conv2d_packed, conv2d_grad_weight,
         conv_transpose2d_choose, conv_transpose2d, conv_transpose2d_packed_bytes, conv_transpose2d_pack, conv_transpose2d_packed,
         gram_matrix, gram_matrix_grad_input,
+        attention, attention_grad,
         measure_peak,
     };
     return &kernels;
