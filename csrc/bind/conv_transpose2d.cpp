@@ -62,7 +62,8 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
         shape_of(output_shape.data(), weight_shape.data(), input_shape.data(), stride, padding, dilation, groups);
     const ConvTranspose2dChoice c = kernels().conv_transpose2d_choose(s, itemsize, packed);
     if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
-    if (c.kind == ConvTranspose2dChoice::depthwise) return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};
+    if (c.kind == ConvTranspose2dChoice::depthwise)
+        return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};
     const std::string phases = "with a stride, each phase of the outputs is a convolution of its own";
     if (c.kind == ConvTranspose2dChoice::phases) return {"phases", phases};
     return {"phases_channels", phases + "; rows are too short for vectors of pixels"};
