@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,18 +24,26 @@ def is_channels_last(array: NDArray[Any]) -> bool:
     """
     if array.flags.c_contiguous:
         return False
-    images, channels, height, width = batched(array).shape
+    return steps_are_channels_last(array.shape, array.strides)
+
+
+def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """`is_channels_last`, from shape and strides of an array that is not contiguous.
+
+    The strides' unit does not matter.
+    """
+    channels, height, width = shape[-3:]
     if channels == 1 or height * width == 1:
         return False
-    *between_images, between_channels, down, across = map(abs, array.strides)
-    pixel_bytes = channels * between_channels
-    row_bytes = width * across if width > 1 else pixel_bytes
-    image_bytes = height * down if height > 1 else row_bytes
+    *between_images, between_channels, down, across = map(abs, strides)
+    pixel = channels * between_channels
+    row = width * across if width > 1 else pixel
+    image = height * down if height > 1 else row
     return (
         between_channels > 0
-        and (width == 1 or across >= pixel_bytes)
-        and (height == 1 or down >= row_bytes)
-        and (images == 1 or between_images[0] >= image_bytes)
+        and (width == 1 or across >= pixel)
+        and (height == 1 or down >= row)
+        and (len(shape) == 3 or shape[0] == 1 or between_images[0] >= image)
     )
 
 
