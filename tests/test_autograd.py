@@ -1,0 +1,104 @@
+"""fastcv.autograd: the same results for HIPS autograd, gradients of both orders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import Call, each_call
+from closeness import same_bits
+
+import fastcv
+from fastcv._gradients import TABLE
+
+pytest.importorskip("autograd")
+import autograd.numpy as anp
+from autograd import elementwise_grad, grad, jacobian
+from autograd.test_util import check_grads
+
+import fastcv.autograd as fa
+
+
+def function_and_inputs(call: Call) -> tuple[Callable[..., Any], list[np.ndarray]]:
+    places = call.differentiable
+    whole = call.within(fa)
+
+    def function(*arguments: Any) -> Any:
+        by_place = dict(zip(places, arguments, strict=True))
+        return whole(*(by_place.get(i) for i in range(len(call.shapes))))
+
+    return function, [array for array in call.arrays() if array is not None]
+
+
+@each_call
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values(call: Call, dtype: type) -> None:
+    arrays = call.arrays(dtype)
+    assert same_bits(call.within(fa)(*arrays), call.numpy(*arrays))
+
+
+@each_call
+def test_first_and_second_gradients(call: Call) -> None:
+    function, inputs = function_and_inputs(call)
+    check_grads(function, modes=["rev"], order=2)(*inputs)
+
+
+def test_gradient_keeps_float32() -> None:
+    x, weight = np.ones((1, 2, 5, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    got = grad(lambda w: anp.sum(fa.conv2d(x, w) ** 2))(weight)
+    assert got.dtype == np.float32
+    y = fastcv.conv2d(x, weight)
+    np.testing.assert_allclose(got, fastcv.conv2d_grad_weight(2 * y, x, weight.shape), rtol=1e-6)
+
+
+def test_jacobian_and_elementwise_grad() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.random((1, 1, 3, 3)), rng.random((1, 1, 2, 2))
+    assert jacobian(lambda x: fa.conv2d(x, weight))(x).shape == (1, 1, 2, 2, 1, 1, 3, 3)
+    assert elementwise_grad(lambda x: fa.conv2d(x, weight))(x).shape == x.shape
+
+
+def test_activation_is_fused_and_has_no_gradient() -> None:
+    x, weight = np.ones((1, 1, 3, 3)), -np.ones((1, 1, 2, 2))
+    assert not fa.conv2d(x, weight, activation="relu").any()
+    with pytest.raises(ValueError, match="fused activation has no gradient"):
+        grad(lambda w: anp.sum(fa.conv2d(x, w, activation="relu")))(weight)
+
+
+def test_errors_are_those_of_numpy() -> None:
+    x, weight = np.ones((1, 3, 8, 8)), np.ones((4, 2, 3, 3))
+    with pytest.raises(ValueError, match=r"^conv2d: weight.shape\[1\] must equal"):
+        grad(lambda w: anp.sum(fa.conv2d(x, w)))(weight)
+    with pytest.raises(TypeError, match="out"):
+        fa.conv2d(x, weight, out=x)
+
+
+def test_namespace() -> None:
+    assert set(fa.__all__) == set(TABLE)
+
+
+def test_examples_of_the_docs() -> None:
+    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    ours = [example for example in examples if "fastcv.autograd" in example]
+    assert ours
+    for example in ours:
+        exec(compile(example, str(page), "exec"), {})
+
+
+def test_without_autograd(run_python: Callable[..., Any]) -> None:
+    code = """
+import sys
+sys.modules["autograd"] = None
+try:
+    import fastcv.autograd
+except ImportError as error:
+    print(error)
+"""
+    done = run_python(code)
+    want = "fastcv.autograd needs autograd: pip install autograd"
+    assert done.stdout.strip() == want, done.stderr
