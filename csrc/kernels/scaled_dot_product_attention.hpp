@@ -48,6 +48,9 @@ struct AttentionCall {
     Parts tiles;            // of a head's rows
     int64_t chunk;          // tiles of a work item at most
     int64_t block, pitch;   // keys; elements from one row of scores to the next
+
+    // With four rows packing pays already.
+    bool few_rows() const { return s.G * s.L <= 3 && s.E == E && s.E > 0 && key.stride_bytes[2] == int64_t(sizeof(T)); }
 };
 
 // A row of an item: the keys that it sees, its mask, and how far its softmax has come.
@@ -128,11 +131,37 @@ static T power_of_minus(T n) {
     return n < 120 ? T(1) / T(int64_t(1) << int64_t(n < 60 ? n : T(60))) / T(int64_t(1) << int64_t(n < 60 ? T(0) : n - 60)) : T(0);
 }
 
+// Scores of a few rows, keys read where they lie: with so few, packing keys costs more than the sums over lanes that it saves.
+// Needs whole vectors of columns.
+template <class T>
+static void dot_scores(T* scores, int64_t pitch, const T* queries, int64_t columns, int64_t rows, const char* key, int64_t key_bytes,
+                       int64_t keys) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t j = 0; j < keys; j += L)
+        for (int64_t i = 0; i < rows; i++) {
+            Vec<T> sums[L];
+            FASTCV_UNROLL for (int64_t k = 0; k < L; k++) sums[k] = zero<T>();
+            // Behind the last key, the last one is read again: what it gives is hidden.
+            const char* from[L];
+            FASTCV_UNROLL for (int64_t k = 0; k < L; k++) from[k] = key + smaller(j + k, keys - 1) * key_bytes;
+            for (int64_t e = 0; e < columns; e += L) {
+                const Vec<T> q = load(queries + i * columns + e);
+                FASTCV_UNROLL for (int64_t k = 0; k < L; k++)
+                    sums[k] = fma(load(reinterpret_cast<const T*>(from[k]) + e), q, sums[k]);
+            }
+            transpose<T>(sums);
+            FASTCV_UNROLL for (int64_t width = L / 2; width > 0; width /= 2)
+                FASTCV_UNROLL for (int64_t k = 0; k < width; k++) sums[k] += sums[k + width];
+            store(scores + i * pitch + j, sums[0]);
+        }
+}
+
 // A block of keys and values as an item works on it.
 template <class T>
 struct AttentionBlock {
     int64_t key, keys;
     RowBlock<T> values;
+    const char* in_place;  // keys that are read where they lie, or null: they have been packed
     bool finite;  // the values are
     bool whole;   // it holds all keys that the item's rows see
 };
@@ -178,8 +207,12 @@ static void attention_tile(const AttentionCall<T>& c, const AttentionMemory<T>& 
     first = b.key + (first - b.key) / L * L;
     const int64_t depth = last - first, width = round_up(depth, L), offset = first - b.key;
 
-    multiply<T>(rows, width, s.E, {m.queries + local * c.E, c.E, 1, m.keys + offset * c.E, c.E * L, L},
-                m.scores, c.pitch, nullptr);
+    if (b.in_place)
+        dot_scores<T>(m.scores, c.pitch, m.queries + local * c.E, c.E, rows, b.in_place + offset * c.key.stride_bytes[1],
+                      c.key.stride_bytes[1], depth);
+    else
+        multiply<T>(rows, width, s.E, {m.queries + local * c.E, c.E, 1, m.keys + offset * c.E, c.E * L, L}, m.scores, c.pitch,
+                    nullptr);
     const int64_t flat = (n * s.H + head) * s.G * s.L + row;
     // Two loops, so that one row's arithmetic does not wait for another's maximum.
     T start[ProductTiles::rows], end[ProductTiles::rows];
@@ -282,7 +315,9 @@ static void attention_item(const AttentionCall<T>& c, const AttentionMemory<T>& 
     for (b.key = range.first / c.block * c.block; b.key < range.last; b.key += c.block) {
         b.keys = smaller(c.block, range.last - b.key);
         b.whole = range.first >= b.key && range.last == b.key + b.keys;
-        pack_lanes<T>(m.keys, key_row(s, c.key, n, head, b.key), c.key, b.keys, s.E);
+        const char* const keys = key_row(s, c.key, n, head, b.key);
+        b.in_place = c.few_rows() ? keys : nullptr;
+        if (!b.in_place) pack_lanes<T>(m.keys, keys, c.key, b.keys, s.E);
         b.values = row_block<T>(m.values, key_row(s, c.value, n, head, b.key), c.value, b.keys, s.F);
         b.finite = rows_finite<T>(b.values, b.keys, s.F);
         for (int64_t t = first; t < last; t++) attention_tile<T>(c, m, mask, dropout, n, head, first, t, b);
