@@ -11,7 +11,7 @@
 
 namespace fastcv {
 
-enum class Status { ok, out_of_memory };
+enum class Status { ok, out_of_memory, invalid_cost, infeasible, interrupted };
 
 // A 4-D array somewhere in memory: any strides, any alignment.
 struct Tensor {
@@ -108,6 +108,35 @@ struct AttentionGradArrays {
     const HeadTensor* grad_mask;
 };
 
+// Costs of an assignment problem: a 2-D array of float or double anywhere in memory.
+struct CostMatrix {
+    const char* data;
+    int64_t rows, columns;
+    int64_t stride_bytes[2];
+    int itemsize;
+};
+
+struct AssignmentRules {
+    bool maximize = false;
+    bool forbid_nan = false;  // NaN pairs may not be, and as few rows as possible go without; otherwise they are refused
+    double cost_limit = 0;    // rows that would cost more go without; +infinity (with maximize: -infinity) for no limit
+    bool (*interrupted)() = nullptr;  // asked on the calling thread now and then; true ends the call
+};
+
+// Where a cost was refused, or which problem has no solution.
+struct AssignmentFault {
+    int64_t problem, row, column;
+};
+
+// The result of one problem: pairs in order of their rows, room for min(rows, columns) of them; duals where asked for.
+struct Assignment {
+    int64_t* row;
+    int64_t* column;
+    int64_t pairs;
+    double* u;  // rows, or null
+    double* v;  // columns
+};
+
 struct KernelTable {
     const char* isa;
     int vector_bytes;
@@ -141,6 +170,11 @@ struct KernelTable {
     Status (*attention)(const AttentionShape&, int itemsize, const HeadTensor& query, const HeadTensor& key, const HeadTensor& value,
                         AttentionMask, const HeadTensor& mask, void* output, void* lse, void* weights);
     Status (*attention_grad)(const AttentionShape&, int itemsize, const AttentionGradArrays&);
+
+    Status (*linear_sum_assignment)(const CostMatrix&, const AssignmentRules&, Assignment*, AssignmentFault*);
+    // columns: for each problem `columns_stride` elements, one a row; -1 for rows without and behind the last
+    Status (*linear_sum_assignment_batch)(const CostMatrix* problems, int64_t count, const AssignmentRules&, int64_t* columns,
+                                          int64_t columns_stride, AssignmentFault*);
 
     // The machine's measured limits, for the demo's and the benchmark's share of peak.
     double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers

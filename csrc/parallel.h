@@ -61,6 +61,9 @@ private:
 #endif
 };
 
+// For kernels that must not lose them.
+struct KeepDenormals {};
+
 struct Team {
     int id, size;
     void wait_for_all() const {
@@ -81,10 +84,10 @@ static inline int threads_for(double flops) {
 }
 
 // Runs body(team) on each of up to `threads` threads. OpenMP may give fewer; a kernel looks at team.size.
-template <class Body>
+template <class Denormals = FlushDenormals, class Body>
 static void parallel(int threads, const Body& body) {
     if (threads <= 1) {
-        FlushDenormals flush;
+        [[maybe_unused]] Denormals denormals;
         body(Team{0, 1});
         return;
     }
@@ -92,7 +95,7 @@ static void parallel(int threads, const Body& body) {
     note_parallel_region();
 #pragma omp parallel num_threads(threads)
     {
-        FlushDenormals flush;
+        [[maybe_unused]] Denormals denormals;
         body(Team{omp_get_thread_num(), omp_get_num_threads()});
     }
 #endif

@@ -182,6 +182,52 @@ FASTCV_INLINE Vec<T> shift_lanes(Vec<T> a, Vec<T> b) {
 }
 #endif
 
+// ---- comparisons of doubles: a mask per lane, its bits, and what depends on them
+
+using Integers = Vec<int64_t>;
+
+FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+    return _mm512_min_pd(a, b);
+#else
+    return a < b ? a : b;
+#endif
+}
+FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+    return _mm512_max_pd(a, b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+#if defined(__AVX512F__)
+using Mask = __mmask8;
+FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+FASTCV_INLINE Mask less(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
+FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return _mm512_mask_mov_pd(b, m, a); }
+FASTCV_INLINE unsigned bits(Mask m) { return m; }
+FASTCV_INLINE unsigned negative(Integers v) { return _mm512_movepi64_mask(__m512i(v)); }
+#else
+using Mask = Integers;
+FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return a == b; }
+FASTCV_INLINE Mask less(Vec<double> a, Vec<double> b) { return a < b; }
+FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return a <= b; }
+FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return m ? a : b; }
+FASTCV_INLINE unsigned bits(Mask m) {
+#if defined(__AVX2__)
+    return unsigned(_mm256_movemask_pd(Vec<double>(m)));
+#else
+    unsigned result = 0;
+    for (int i = 0; i < kLanes<double>; i++) result |= unsigned(m[i] & 1) << i;
+    return result;
+#endif
+}
+// The lanes below 0.
+FASTCV_INLINE unsigned negative(Integers v) { return bits(v < 0); }
+#endif
+
 // ---- permutations, written as index lists that the compiler turns into unpack, shuffle or permute
 
 // even<T>(a, b): a0 a2 .. b0 b2 ..   odd<T>(a, b): a1 a3 .. b1 b3 ..
@@ -238,6 +284,14 @@ FASTCV_INLINE T sum_lanes(Vec<T> v) {
     for (int width = kLanes<T> / 2; width > 0; width /= 2)
         for (int i = 0; i < width; i++) lane[i] += lane[i + width];
     return lane[0];
+}
+
+template <class T>
+FASTCV_INLINE T lowest_lane(Vec<T> v) {
+    if constexpr (kLanes<T> == 8) v = lower(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+    if constexpr (kLanes<T> == 8) v = lower(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+    if constexpr (kLanes<T> == 4) v = lower(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    return v[0] < v[1] ? v[0] : v[1];
 }
 
 FASTCV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

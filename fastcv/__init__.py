@@ -9,6 +9,7 @@ from fastcv.ops.conv_transpose2d import (
     conv_transpose2d_grad_weight,
 )
 from fastcv.ops.gram_matrix import gram_matrix, gram_matrix_grad_input
+from fastcv.ops.linear_sum_assignment import linear_sum_assignment, linear_sum_assignment_batch
 from fastcv.ops.scaled_dot_product_attention import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_grad,
@@ -26,6 +27,8 @@ __all__ = [
     "get_num_threads",
     "gram_matrix",
     "gram_matrix_grad_input",
+    "linear_sum_assignment",
+    "linear_sum_assignment_batch",
     "scaled_dot_product_attention",
     "scaled_dot_product_attention_grad",
     "set_num_threads",

@@ -771,3 +771,108 @@ def fits(op: str, name: str, sizes: Shape) -> None:
         raise ValueError(
             f"{op}: {name} must have fewer than 2**60 elements, got {' * '.join(map(str, sizes))}"
         )
+
+
+# Assignment
+
+
+def cost_matrix(op: str, name: str, value: Any) -> NDArray[Any]:
+    """Return costs as a 2-D array of float32 or float64 in native byte order, as they are if so.
+
+    Whatever else NumPy casts safely to float64, lists included, is cast. The texts hold SciPy's.
+    """
+    costs: NDArray[Any] = value if type(value) is np.ndarray else np.asarray(value)
+    if costs.ndim != 2:
+        raise ValueError(
+            f"{op}: expected a matrix (2-D array) as {name}, got a {costs.ndim}-D array of shape "
+            f"{costs.shape}"
+        )
+    return _real_costs(op, name, costs)
+
+
+def _real_costs(op: str, name: str, costs: NDArray[Any]) -> NDArray[Any]:
+    if costs.dtype in _FLOATS:
+        return costs
+    if not np.can_cast(costs.dtype, np.float64, "safe"):
+        raise TypeError(
+            f"{op}: Cannot cast array data from {costs.dtype!r} to dtype('float64') according to "
+            f"the rule 'safe', {name} must have real numbers"
+        )
+    return costs.astype(np.float64)
+
+
+def cost_matrices(op: str, value: Any) -> NDArray[Any] | list[NDArray[Any]]:
+    """Return the costs of many problems: an array with three axes, or a list of matrices."""
+    if isinstance(value, np.ndarray):
+        if value.ndim != 3:
+            raise ValueError(
+                f"{op}: costs must be an array with 3 axes (B, n, m) or a list of matrices, got "
+                f"{value.ndim} axes (costs {value.shape})"
+            )
+        return _real_costs(op, "costs", value)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{op}: costs must be a numpy.ndarray with 3 axes or a list of matrices, got "
+            f"{type(value).__name__}"
+        )
+    return [cost_matrix(op, f"costs[{index}]", costs) for index, costs in enumerate(value)]
+
+
+def problem_sizes(
+    op: str, value: Any, costs: NDArray[Any] | list[NDArray[Any]]
+) -> NDArray[np.int64] | None:
+    """Return the used part of each problem as a contiguous (B, 2), or None for all of it."""
+    if value is None:
+        return None
+    sizes: NDArray[Any] = np.asarray(value)
+    expected = (len(costs), 2)
+    if sizes.shape != expected:
+        raise ValueError(f"{op}: sizes.shape must equal (B, 2), got {sizes.shape} != {expected}")
+    if sizes.dtype.kind not in "iu" and sizes.size:
+        raise TypeError(f"{op}: sizes.dtype must be an integer type, got {sizes.dtype}")
+    shapes = (
+        np.broadcast_to(costs.shape[1:], expected)
+        if isinstance(costs, np.ndarray)
+        else np.array([each.shape for each in costs], np.int64).reshape(expected)
+    )
+    wrong = np.argwhere((sizes < 0) | (sizes > shapes))
+    if len(wrong):
+        problem, axis = (int(index) for index in wrong[0])
+        raise ValueError(
+            f"{op}: sizes[{problem}, {axis}] must be from 0 to {shapes[problem, axis]}, the size "
+            f"of costs[{problem}], got {sizes[problem, axis]}"
+        )
+    return np.ascontiguousarray(sizes, np.int64)
+
+
+def cost_limit(op: str, value: Any, maximize: bool) -> float:
+    """Return the limit as a float, which is infinite where there is none."""
+    if value is None:
+        return -math.inf if maximize else math.inf
+    limit = _real(op, "cost_limit", value)
+    if math.isnan(limit):
+        raise ValueError(f"{op}: cost_limit must be a number or None, got nan")
+    return limit
+
+
+def nan_policy(op: str, value: Any) -> bool:
+    """Return whether NaN pairs are forbidden rather than refused."""
+    if isinstance(value, str) and value in ("raise", "forbid"):
+        return value == "forbid"
+    wrong = ValueError if isinstance(value, str) else TypeError
+    raise wrong(f"{op}: nan_policy must be 'raise' or 'forbid', got {_describe(value)}")
+
+
+def cost_fault(name: str, costs: NDArray[Any], fault: tuple[str, int, int, int]) -> str:
+    """Say what the kernel found wrong with a matrix, in SciPy's words and then in numbers."""
+    kind, _, row, column = fault
+    if kind == "invalid":
+        return (
+            f"matrix contains invalid numeric entries, got {name}[{row}, {column}] = "
+            f"{costs[row, column]}"
+        )
+    rows, columns = costs.shape
+    return (
+        f"cost matrix is infeasible: the finite costs of {name} ({rows} x {columns}) match fewer "
+        f"than {min(rows, columns)} pairs"
+    )

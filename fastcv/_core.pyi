@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 class Conv2dPlan:
@@ -173,3 +174,22 @@ def isa() -> str: ...
 def isas_available() -> list[str]: ...
 def compiler() -> str: ...
 def openmp_version() -> int: ...
+
+class CostError(Exception): ...
+
+def linear_sum_assignment(
+    cost_matrix: NDArray[Any],
+    maximize: bool,
+    cost_limit: float,
+    forbid_nan: bool,
+    return_duals: bool,
+    /,
+) -> tuple[Any, ...]: ...
+def linear_sum_assignment_batch(
+    costs: NDArray[Any] | list[NDArray[Any]],
+    sizes: NDArray[np.int64] | None,
+    maximize: bool,
+    cost_limit: float,
+    forbid_nan: bool,
+    columns: NDArray[np.int64],
+) -> None: ...

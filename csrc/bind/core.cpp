@@ -101,4 +101,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     bind_conv_transpose2d(m);
     bind_gram_matrix(m);
     bind_scaled_dot_product_attention(m);
+    bind_linear_sum_assignment(m);
 }

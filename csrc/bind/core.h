@@ -31,5 +31,6 @@ void bind_conv2d(py::module_& m);
 void bind_conv_transpose2d(py::module_& m);
 void bind_gram_matrix(py::module_& m);
 void bind_scaled_dot_product_attention(py::module_& m);
+void bind_linear_sum_assignment(py::module_& m);
 
 }  // namespace fastcv

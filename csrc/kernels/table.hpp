@@ -3,6 +3,7 @@
 
 #include "conv_transpose2d.hpp"
 #include "gram_matrix_grad_input.hpp"
+#include "linear_sum_assignment.hpp"
 #include "measure.hpp"
 #include "scaled_dot_product_attention.hpp"
 #include "scaled_dot_product_attention_grad.hpp"
@@ -19,6 +20,7 @@ const KernelTable* table() {
         conv_transpose2d_choose, conv_transpose2d, conv_transpose2d_packed_bytes, conv_transpose2d_pack, conv_transpose2d_packed,
         gram_matrix, gram_matrix_grad_input,
         attention, attention_grad,
+        linear_sum_assignment, linear_sum_assignment_batch,
         measure_peak,
     };
     return &kernels;

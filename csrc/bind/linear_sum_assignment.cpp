@@ -1,0 +1,159 @@
+// linear_sum_assignment. A call on a small matrix takes less than a microsecond, and what usual bindings spend on
+// arguments and results would double that; so arguments come as CPython hands them out, and results are made by hand.
+#include "core.h"
+
+#include <optional>
+#include <vector>
+
+#include "../dispatch.h"
+
+namespace fastcv {
+namespace {
+
+PyObject* cost_error = nullptr;  // the exception CostError
+
+// Asked without the GIL, on the thread that called.
+bool interrupted() {
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const bool raised = PyErr_CheckSignals() != 0;
+    PyGILState_Release(state);
+    return raised;
+}
+
+// A new 1-D array, or null with an exception set.
+template <class T>
+PyObject* new_array(int64_t size) {
+    static PyObject* const descriptor = py::dtype::of<T>().release().ptr();
+    const auto& numpy = py::detail::npy_api::get();
+    const Py_intptr_t shape = size;
+    Py_INCREF(descriptor);
+    return numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descriptor, 1, &shape, nullptr, nullptr, 0, nullptr);
+}
+template <class T>
+T* data_of(PyObject* array) {
+    return reinterpret_cast<T*>(py::detail::array_proxy(array)->data);
+}
+
+// Sets the exception that belongs to a status.
+void set_error(Status status, const AssignmentFault& fault) {
+    if (status == Status::out_of_memory) {
+        PyErr_NoMemory();
+    } else if (status != Status::interrupted) {  // which has set its own
+        const char* kind = status == Status::infeasible ? "infeasible" : "invalid";
+        PyObject* const arguments = Py_BuildValue("(sLLL)", kind, static_cast<long long>(fault.problem),
+                                                  static_cast<long long>(fault.row), static_cast<long long>(fault.column));
+        if (arguments) PyErr_SetObject(cost_error, arguments);
+        Py_XDECREF(arguments);
+    }
+}
+
+CostMatrix matrix(PyObject* array) {
+    const auto* const a = py::detail::array_proxy(array);
+    return {a->data, a->dimensions[0], a->dimensions[1], {a->strides[0], a->strides[1]},
+            int(py::reinterpret_borrow<py::array>(array).itemsize())};
+}
+
+AssignmentRules rules_of(bool maximize, double cost_limit, bool forbid_nan) {
+    AssignmentRules rules;
+    rules.maximize = maximize;
+    rules.cost_limit = cost_limit;
+    rules.forbid_nan = forbid_nan;
+    rules.interrupted = interrupted;
+    return rules;
+}
+
+// (cost_matrix, maximize, cost_limit, forbid_nan, return_duals) -> (row_ind, col_ind[, u, v])
+PyObject* linear_sum_assignment(PyObject*, PyObject* const* arguments, Py_ssize_t) {
+    const CostMatrix costs = matrix(arguments[0]);
+    const AssignmentRules rules =
+        rules_of(arguments[1] == Py_True, PyFloat_AS_DOUBLE(arguments[2]), arguments[3] == Py_True);
+    const bool with_duals = arguments[4] == Py_True;
+
+    const int64_t most = costs.rows < costs.columns ? costs.rows : costs.columns;
+    PyObject* const result = PyTuple_New(with_duals ? 4 : 2);
+    if (!result) return nullptr;
+    for (int k = 0; k < (with_duals ? 4 : 2); k++) {
+        PyObject* const array = k < 2 ? new_array<int64_t>(most) : new_array<double>(k == 2 ? costs.rows : costs.columns);
+        if (!array) {
+            Py_DECREF(result);
+            return nullptr;
+        }
+        PyTuple_SET_ITEM(result, k, array);
+    }
+    Assignment assignment{};
+    assignment.row = data_of<int64_t>(PyTuple_GET_ITEM(result, 0));
+    assignment.column = data_of<int64_t>(PyTuple_GET_ITEM(result, 1));
+    if (with_duals) {
+        assignment.u = data_of<double>(PyTuple_GET_ITEM(result, 2));
+        assignment.v = data_of<double>(PyTuple_GET_ITEM(result, 3));
+    }
+    AssignmentFault fault{};
+    Status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = kernels().linear_sum_assignment(costs, rules, &assignment, &fault);
+    Py_END_ALLOW_THREADS;
+    if (status != Status::ok) {
+        Py_DECREF(result);
+        set_error(status, fault);
+        return nullptr;
+    }
+    for (int k = 0; k < 2 && assignment.pairs < most; k++) {
+        PyObject* const shorter = PySequence_GetSlice(PyTuple_GET_ITEM(result, k), 0, assignment.pairs);
+        if (!shorter) {
+            Py_DECREF(result);
+            return nullptr;
+        }
+        Py_SETREF(PyTuple_GET_ITEM(result, k), shorter);
+    }
+    return result;
+}
+
+// Three axes, or a sequence of matrices; sizes (B, 2) is contiguous. Writes (B, n_max) columns.
+void linear_sum_assignment_batch(const py::object& costs, const std::optional<py::array>& sizes, bool maximize,
+                                 double cost_limit, bool forbid_nan, const py::array& columns) {
+    std::vector<CostMatrix> problems(size_t(columns.shape(0)));
+    if (py::isinstance<py::array>(costs)) {
+        const py::array all = costs;
+        for (size_t p = 0; p < problems.size(); p++)
+            problems[p] = {static_cast<const char*>(all.data()) + int64_t(p) * all.strides(0), all.shape(1), all.shape(2),
+                           {all.strides(1), all.strides(2)}, int(all.itemsize())};
+    } else {
+        const py::list each = costs;
+        for (size_t p = 0; p < problems.size(); p++) problems[p] = matrix(PyList_GET_ITEM(each.ptr(), Py_ssize_t(p)));
+    }
+    if (sizes) {
+        const int64_t* const used = static_cast<const int64_t*>(sizes->data());
+        for (size_t p = 0; p < problems.size(); p++) problems[p].rows = used[2 * p], problems[p].columns = used[2 * p + 1];
+    }
+    const AssignmentRules rules = rules_of(maximize, cost_limit, forbid_nan);
+    int64_t* const out = static_cast<int64_t*>(const_cast<void*>(columns.data()));
+    const int64_t stride = columns.shape(1);
+    AssignmentFault fault{};
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().linear_sum_assignment_batch(problems.data(), int64_t(problems.size()), rules, out, stride, &fault);
+    }
+    if (status == Status::ok) return;
+    set_error(status, fault);
+    throw py::error_already_set();
+}
+
+PyMethodDef functions[] = {
+    {"linear_sum_assignment", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(linear_sum_assignment)),
+     METH_FASTCALL, "linear_sum_assignment(cost_matrix, maximize, cost_limit, forbid_nan, return_duals, /)\n--\n\n"},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void bind_linear_sum_assignment(py::module_& m) {
+    cost_error = PyErr_NewExceptionWithDoc("fastcv._core.CostError", "(kind, problem, row, column)", nullptr, nullptr);
+    if (!cost_error) throw py::error_already_set();
+    m.add_object("CostError", cost_error);
+    if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
+    m.def("linear_sum_assignment_batch", &linear_sum_assignment_batch, py::arg("costs"), py::arg("sizes").none(true),
+          py::arg("maximize"), py::arg("cost_limit"), py::arg("forbid_nan"), py::arg("columns"));
+}
+
+}  // namespace fastcv

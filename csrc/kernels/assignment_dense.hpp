@@ -1,0 +1,414 @@
+// Assignment over whole rows of costs: for small problems, flat ones (many more columns than rows), and as the last resort.
+#pragma once
+
+#include "assignment.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+// Sums of squares of costs tell infinity, NaN and what is too large at one operation a vector.
+static bool all_finite(Vec<double> squares) {
+    double sum = 0;
+    for (int k = 0; k < kLanes<double>; k++) sum += squares[k];
+    return sum < kInfinity;
+}
+
+// The first n lanes only.
+FASTCV_INLINE Vec<double> add_squares(Vec<double> squares, Vec<double> x, int64_t n) {
+    if (n >= kLanes<double>) return fma(x, x, squares);
+    for (int l = 0; l < int(n); l++) squares[0] += x[l] * x[l];
+    return squares;
+}
+
+template <class T>
+class Dense {
+public:
+    Dense(const Costs<T>& costs, const Rules& rules, const Arrays& arrays, Watch& watch)
+        : c_(costs), rules_(rules), a_(arrays), watch_(watch) {}
+
+    // The whole solve. Where nothing is known of the costs they are looked at on the way.
+    Solved solve(Known known) {
+        if (!start(known)) return Solved::unusable;
+        if (watch_.ends(2 * c_.n * c_.m)) return Solved::interrupted;
+        return finish(0, reduce_rows());
+    }
+    // Gives rows that wait, from the first to before the last, their columns by the shortest path.
+    Solved finish(int64_t first, int64_t last);
+    bool set_prices(Known known, Vec<double>* squares);
+    int64_t claim();
+
+private:
+    struct Two {
+        double first, second;
+    };
+    static constexpr int kChain = 8;
+
+    bool start(Known known);
+    double row_minimum(int64_t i, Vec<double>* squares) const;
+    void column_minima(Vec<double>* squares);
+    Two two_smallest(int64_t i);
+    template <bool kFirst>
+    double relax(int64_t i, double offset);
+    int64_t column_at(double distance) const;
+    int64_t free_column_at(double cost, int64_t i) const;
+    int64_t reduce_rows();
+    Solved search(int64_t row);
+    Solved leave_one_out(int64_t reached);
+    void hand_over(int64_t column, int64_t s);
+    void let_go(int64_t s);
+    int64_t predecessor(int64_t column, double price, double distance) const;
+
+    Costs<T> c_;
+    Rules rules_;
+    Arrays a_;
+    Watch& watch_;
+    int64_t waiting_ = 0;
+    int64_t lost_ = 0;
+};
+
+template <class T>
+double Dense<T>::row_minimum(int64_t i, Vec<double>* squares) const {
+    Vec<double> least[4] = {splat(kInfinity), splat(kInfinity), splat(kInfinity), splat(kInfinity)};
+    Vec<double> sum = *squares;
+    for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> x) {
+        least[k] = lower(least[k], x);
+        sum = add_squares(sum, x, c_.m - j);
+    });
+    *squares = sum;
+    return lowest_lane<double>(lower(lower(least[0], least[1]), lower(least[2], least[3])));
+}
+
+template <class T>
+void Dense<T>::column_minima(Vec<double>* squares) {
+    constexpr int L = kLanes<double>, R = 4;
+    const int64_t whole = c_.m / L * L;
+    for (int64_t j = 0; j < round_up(c_.m, L); j += L) store(a_.v + j, splat(kInfinity));
+    for (int64_t i = 0; i < c_.n; i += R) {
+        const T* rows[R];  // the last one repeated where there are fewer
+        for (int r = 0; r < R; r++) rows[r] = c_.row(smaller(i + r, c_.n - 1));
+        Vec<double> sum = *squares;
+        for (int64_t j = 0; j < whole; j += L) {
+            Vec<double> x[R];
+            FASTCV_UNROLL for (int r = 0; r < R; r++) {
+                x[r] = wide(rows[r] + j);
+                sum = fma(x[r], x[r], sum);
+            }
+            store(a_.v + j, lower(load(a_.v + j), lower(lower(x[0], x[1]), lower(x[2], x[3]))));
+        }
+        for (int64_t j = whole; j < c_.m; j++)
+            for (int r = 0; r < R; r++) {
+                const double x = double(load_scalar<T>(rows[r] + j));
+                sum[0] += x * x;
+                if (x < a_.v[j]) a_.v[j] = x;
+            }
+        *squares = sum;
+    }
+    for (int64_t j = c_.m; j < round_up(c_.m, kBlock); j++) a_.v[j] = 0;
+}
+
+// First prices, and nobody has a partner. A column that might stay free must not have another price than 0; where none can,
+// each has the least of its costs, and this is true.
+template <class T>
+bool Dense<T>::set_prices(Known known, Vec<double>* squares) {
+    const int64_t n = c_.n, m = c_.m, padded = Arrays::padded(m);
+    for (int64_t j = 0; j < padded; j++) a_.d[j] = kInfinity;
+    for (int64_t j = 0; j < m; j++) a_.row_of[j] = kFree;
+    for (int64_t i = 0; i < n; i++) a_.column_of[i] = kFree;
+    if (n == m && known != Known::infinite && !rules_.limited()) {
+        column_minima(squares);
+        return true;
+    }
+    for (int64_t j = 0; j < padded; j++) a_.v[j] = 0;
+    return false;
+}
+
+// Lets rows have the first free column at which they are the cheapest, with column minima as prices: where many costs are
+// equal nearly all rows find one soon, and need not be read any further. Where it takes long this ends, so that it costs
+// next to nothing. The number of rows that wait.
+template <class T>
+int64_t Dense<T>::claim() {
+    constexpr int L = kLanes<double>;
+    constexpr int64_t kTrial = 8;
+    int64_t waiting = 0, read = 0;
+    bool worth = true;
+    for (int64_t i = 0; i < c_.n; i++) {
+        const T* c = c_.row(i);
+        int64_t j = 0, column = kFree;
+        worth = worth && (i < kTrial || 4 * read < i * c_.m);
+        for (; worth && column < 0 && j + kBlock <= c_.m; j += kBlock) {
+            unsigned at = 0;
+            FASTCV_UNROLL for (int k = 0; k < 4; k++)
+                at |= bits(equal(wide(c + j + k * L), load(a_.v + j + k * L))) << k * L;
+            if (at == 0) continue;
+            FASTCV_UNROLL for (int k = 0; k < 4; k++)
+                at &= ~((~negative(load(a_.row_of + j + k * L)) & ((1u << L) - 1)) << k * L);
+            if (at) column = j + __builtin_ctz(at);
+        }
+        for (; worth && column < 0 && j < c_.m; j++)
+            if (c_.at(i, j) == a_.v[j] && a_.row_of[j] < 0) column = j;
+        read += j;
+        if (column < 0) {
+            a_.waiting[waiting++] = i;
+        } else {
+            a_.row_of[column] = i;
+            a_.column_of[i] = column;
+        }
+    }
+    return waiting;
+}
+
+// Prices and first partners. False: some cost is not finite, or so large that sums might not be.
+template <class T>
+bool Dense<T>::start(Known known) {
+    Vec<double> squares = zero<double>();
+    waiting_ = 0;
+    if (set_prices(known, &squares)) {
+        waiting_ = claim();
+    } else {
+        for (int64_t i = 0; i < c_.n; i++) {
+            const double least = row_minimum(i, &squares);
+            if (rules_.limited() && least > rules_.limit) {
+                a_.column_of[i] = kWithout;
+                continue;
+            }
+            const int64_t j = free_column_at(least, i);
+            if (j >= 0 && least < kInfinity) {
+                a_.row_of[j] = i;
+                a_.column_of[i] = j;
+            } else {
+                a_.waiting[waiting_++] = i;
+            }
+        }
+    }
+    return known != Known::nothing || all_finite(squares);
+}
+
+// The first column with this reduced cost that is free, or kFree. The costs are those of a row that has just been read.
+template <class T>
+int64_t Dense<T>::free_column_at(double cost, int64_t i) const {
+    const T* c = c_.row(i);
+    int64_t found = kFree;
+    for_each_vector(c, c_.m, [&](int, int64_t j, Vec<double> x) {
+        unsigned at = found < 0 ? bits(equal(x - load(a_.v + j), splat(cost))) : 0;
+        for (; at; at &= at - 1) {
+            const int64_t column = j + __builtin_ctz(at);
+            if (column < c_.m && a_.row_of[column] < 0 && found < 0) found = column;
+        }
+    });
+    return found;
+}
+
+// The two smallest reduced costs of a row; all of them stay in d.
+template <class T>
+typename Dense<T>::Two Dense<T>::two_smallest(int64_t i) {
+    Vec<double> first[4], second[4];
+    for (int k = 0; k < 4; k++) first[k] = second[k] = splat(kInfinity);
+    for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> c) {
+        const Vec<double> x = c - load(a_.v + j);
+        store(a_.d + j, x);
+        second[k] = lower(second[k], upper(first[k], x));
+        first[k] = lower(first[k], x);
+    });
+    const auto merge = [&](int a, int b) {
+        second[a] = lower(lower(second[a], second[b]), upper(first[a], first[b]));
+        first[a] = lower(first[a], first[b]);
+    };
+    merge(0, 1), merge(2, 3), merge(0, 2);
+    const double least = lowest_lane<double>(first[0]);
+    const Mask at = equal(first[0], splat(least));
+    if (bits(at) & (bits(at) - 1)) return {least, least};
+    return {least, lowest_lane<double>(choose(at, second[0], first[0]))};
+}
+
+// The first column whose distance this is; a free one where there is any.
+template <class T>
+int64_t Dense<T>::column_at(double distance) const {
+    constexpr int L = kLanes<double>;
+    const Vec<double> wanted = splat(distance);
+    int64_t found = kFree;
+    for (int64_t j = 0; j < c_.m; j += kBlock) {
+        unsigned at = 0, free = 0;
+        FASTCV_UNROLL for (int k = 0; k < 4; k++) at |= bits(equal(load(a_.d + j + k * L), wanted)) << k * L;
+        if (at == 0) continue;
+        FASTCV_UNROLL for (int k = 0; k < 4; k++) free |= negative(load(a_.row_of + j + k * L)) << k * L;
+        if (at & free) return j + __builtin_ctz(at & free);
+        if (found < 0) found = j + __builtin_ctz(at);
+    }
+    return found;
+}
+
+template <class T>
+int64_t Dense<T>::reduce_rows() {
+    int64_t left = 0;
+    for (int64_t k = 0; k < waiting_; k++) {
+        int64_t i = a_.waiting[k];
+        for (int chain = kChain;; chain--) {
+            const Two two = two_smallest(i);
+            if (rules_.limited() && two.first > rules_.limit) {
+                a_.column_of[i] = kWithout;
+                break;
+            }
+            const double second = two.second < rules_.limit ? two.second : rules_.limit;
+            const int64_t j = two.first < kInfinity ? column_at(two.first) : kFree;
+            const int64_t before = j < 0 ? i : a_.row_of[j];
+            const double price = j < 0 || second == kInfinity ? 0 : a_.v[j] - (second - two.first);
+            const bool falls = j >= 0 && second < kInfinity && price < a_.v[j];
+            if (before >= 0 && !falls) {
+                a_.waiting[left++] = i;
+                break;
+            }
+            if (falls) a_.v[j] = price;
+            a_.row_of[j] = i;
+            a_.column_of[i] = j;
+            if (before < 0) break;
+            a_.column_of[before] = kFree;
+            if (chain == 1) {
+                a_.waiting[left++] = before;
+                break;
+            }
+            i = before;
+        }
+    }
+    return left;
+}
+
+// Distances of the columns by way of row i too; the least of all. The first row of a search sets them.
+template <class T>
+template <bool kFirst>
+double Dense<T>::relax(int64_t i, double offset) {
+    Vec<double> least[4] = {splat(kInfinity), splat(kInfinity), splat(kInfinity), splat(kInfinity)};
+    const Vec<double> shift = splat(offset);
+    for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> c) {
+        Vec<double> x = c - load(a_.v + j);
+        if constexpr (!kFirst) x = lower(x + shift, load(a_.d + j));
+        store(a_.d + j, x);
+        least[k] = lower(least[k], x);
+    });
+    return lowest_lane<double>(lower(lower(least[0], least[1]), lower(least[2], least[3])));
+}
+
+template <class T>
+int64_t Dense<T>::predecessor(int64_t column, double price, double distance) const {
+    for (int64_t s = 0;; s++) {
+        if (c_.at(a_.reached[s], column) - price + a_.offset[s] == distance) return s;
+    }
+}
+
+// The row reached[s] takes `column`, the row before it on the path takes the column that this one leaves, and so on.
+template <class T>
+void Dense<T>::hand_over(int64_t column, int64_t s) {
+    for (;;) {
+        a_.row_of[column] = a_.reached[s];
+        a_.column_of[a_.reached[s]] = column;
+        if (s == 0) return;
+        column = a_.via[s];
+        s = predecessor(column, a_.via_price[s], a_.via_distance[s]);
+    }
+}
+
+// The row reached[s] goes without, and the row before it on the path takes its column.
+template <class T>
+void Dense<T>::let_go(int64_t s) {
+    a_.column_of[a_.reached[s]] = kWithout;
+    if (s > 0) hand_over(a_.via[s], predecessor(a_.via[s], a_.via_price[s], a_.via_distance[s]));
+}
+
+// A search has seen all that its rows can have: there is one row too many for these columns. Which one goes without is a
+// matter of cost. It may also be one of an earlier such set, whose columns are out of reach for an ordinary search because
+// a row that comes from outside drives another one out. As if going without cost a number B beyond all others: those
+// columns have prices of -B and something, distances to them are B and something, and only the something is kept here.
+template <class T>
+Solved Dense<T>::leave_one_out(int64_t reached) {
+    const int64_t ordinary = reached;
+    double end = 0;
+    int64_t end_row = 0;
+    for (int64_t s = 1; s < reached; s++)
+        if (a_.offset[s] < end) end = a_.offset[end_row = s];
+    for (int64_t k = 0; k < lost_; k++) a_.lost_distance[k] = kInfinity;
+    double distance = kInfinity;
+    int64_t nearest = -1;
+    const auto relax_lost = [&](int64_t s) {
+        distance = kInfinity;
+        for (int64_t k = 0; k < lost_; k++) {
+            if (a_.lost_distance[k] == -kInfinity) continue;  // seen
+            const double x = c_.at(a_.reached[s], a_.lost[k]) - a_.lost_price[k] + a_.offset[s];
+            if (x < a_.lost_distance[k]) a_.lost_distance[k] = x;
+            if (a_.lost_distance[k] < distance) distance = a_.lost_distance[nearest = k];
+        }
+    };
+    for (int64_t s = 0; s < ordinary; s++) relax_lost(s);
+    while (distance < end) {
+        const int64_t column = a_.lost[nearest], i = a_.row_of[column];
+        a_.lost_distance[nearest] = -kInfinity;
+        a_.reached[reached] = i;
+        a_.offset[reached] = distance - (c_.at(i, column) - a_.lost_price[nearest]);
+        a_.via[reached] = column;
+        a_.via_distance[reached] = distance;
+        a_.via_price[reached] = a_.lost_price[nearest];
+        if (a_.offset[reached] < end) end = a_.offset[end_row = reached];
+        relax_lost(reached++);
+    }
+    let_go(end_row);
+    for (int64_t s = ordinary; s < reached; s++)
+        for (int64_t k = 0; k < lost_; k++)
+            if (a_.lost[k] == a_.via[s]) a_.lost_price[k] += a_.via_distance[s] - end;
+    for (int64_t s = 1; s < ordinary; s++) {  // their v stays at -infinity
+        a_.lost[lost_] = a_.via[s];
+        a_.lost_price[lost_++] = a_.via_price[s] + (a_.via_distance[s] - end);
+    }
+    return watch_.ends(ordinary * c_.m + reached * lost_) ? Solved::interrupted : Solved::yes;
+}
+
+template <class T>
+Solved Dense<T>::search(int64_t row) {
+    double end = rules_.limit;  // the cheapest way to let a row that was reached go without
+    int64_t end_row = 0;
+    int64_t reached = 1;
+    a_.reached[0] = row;
+    a_.offset[0] = 0;
+    double distance = relax<true>(row, 0);
+    int64_t column = kFree;
+    for (;;) {
+        if (rules_.limited() && end < distance) {
+            distance = end;
+            column = kFree;
+            break;
+        }
+        if (distance == kInfinity) return rules_.incomplete ? leave_one_out(reached) : Solved::infeasible;
+        column = column_at(distance);
+        if (a_.row_of[column] < 0) break;
+        const int64_t i = a_.row_of[column];
+        const double offset = distance - (c_.at(i, column) - a_.v[column]);
+        a_.reached[reached] = i;
+        a_.offset[reached] = offset;
+        a_.via[reached] = column;
+        a_.via_distance[reached] = distance;
+        a_.via_price[reached] = a_.v[column];
+        a_.v[column] = -kInfinity;
+        a_.d[column] = kInfinity;
+        if (rules_.limited() && offset + rules_.limit < end) {
+            end = offset + rules_.limit;
+            end_row = reached;
+        }
+        reached++;
+        distance = relax<false>(i, offset);
+    }
+    if (column >= 0)
+        hand_over(column, predecessor(column, a_.v[column], distance));
+    else
+        let_go(end_row);
+    for (int64_t s = 1; s < reached; s++) a_.v[a_.via[s]] = a_.via_price[s] + (a_.via_distance[s] - distance);
+    return watch_.ends(reached * c_.m) ? Solved::interrupted : Solved::yes;
+}
+
+template <class T>
+Solved Dense<T>::finish(int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; k++) {
+        const Solved solved = search(a_.waiting[k]);
+        if (solved != Solved::yes) return solved;
+    }
+    return Solved::yes;
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
