@@ -137,6 +137,19 @@ struct Assignment {
     double* v;  // columns
 };
 
+// Predictions of B images with Q queries each, and the objects to match them with: those of image b are begin[b] to before
+// begin[b + 1], and its pairs are written from pairs_begin[b] on, in order of the queries.
+struct DetrProblem {
+    int64_t B, Q, K;  // K classes
+    const char *logits, *boxes;
+    int64_t logits_stride_bytes[3], boxes_stride_bytes[3];
+    const int64_t* labels;
+    const void* target_boxes;  // contiguous
+    const int64_t *begin, *pairs_begin;
+    double cost_class, cost_bbox, cost_giou;
+    bool focal;
+};
+
 struct KernelTable {
     const char* isa;
     int vector_bytes;
@@ -175,6 +188,9 @@ struct KernelTable {
     // columns: for each problem `columns_stride` elements, one a row; -1 for rows without and behind the last
     Status (*linear_sum_assignment_batch)(const CostMatrix* problems, int64_t count, const AssignmentRules&, int64_t* columns,
                                           int64_t columns_stride, AssignmentFault*);
+    // cost: of each image's pairs together. A fault's row is a target and its column a query.
+    Status (*detr_match)(const DetrProblem&, int itemsize, bool (*interrupted)(), int64_t* query, int64_t* target, double* cost,
+                         AssignmentFault*);
 
     // The machine's measured limits, for the demo's and the benchmark's share of peak.
     double (*measure_peak)(int itemsize, int threads);    // FLOP/s of fused multiply-adds on registers

@@ -8,6 +8,7 @@ from fastcv.ops.conv_transpose2d import (
     conv_transpose2d_grad_input,
     conv_transpose2d_grad_weight,
 )
+from fastcv.ops.detr_match import detr_match
 from fastcv.ops.gram_matrix import gram_matrix, gram_matrix_grad_input
 from fastcv.ops.linear_sum_assignment import linear_sum_assignment, linear_sum_assignment_batch
 from fastcv.ops.scaled_dot_product_attention import (
@@ -24,6 +25,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_grad_input",
     "conv_transpose2d_grad_weight",
+    "detr_match",
     "get_num_threads",
     "gram_matrix",
     "gram_matrix_grad_input",

@@ -876,3 +876,96 @@ def cost_fault(name: str, costs: NDArray[Any], fault: tuple[str, int, int, int])
         f"cost matrix is infeasible: the finite costs of {name} ({rows} x {columns}) match fewer "
         f"than {min(rows, columns)} pairs"
     )
+
+
+class DetrTargets(NamedTuple):
+    """The objects of all images in a row; those of image b are from begin[b] on."""
+
+    labels: NDArray[np.int64]
+    boxes: NDArray[Any]
+    begin: NDArray[np.int64]
+
+
+def detr_weights(cost_class: Any, cost_bbox: Any, cost_giou: Any) -> tuple[float, float, float]:
+    """Return the weights of a cost's parts as finite floats."""
+    named = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
+    weights = {name: _real("detr_match", name, value) for name, value in named.items()}
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise ValueError(f"detr_match: {name} must be finite, got {weight}")
+    return weights["cost_class"], weights["cost_bbox"], weights["cost_giou"]
+
+
+def detr_class_cost(value: Any) -> bool:
+    """Return whether classes cost by the focal loss."""
+    if isinstance(value, str) and value in ("softmax", "focal"):
+        return value == "focal"
+    wrong = ValueError if isinstance(value, str) else TypeError
+    raise wrong(f"detr_match: class_cost must be 'softmax' or 'focal', got {_describe(value)}")
+
+
+def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any) -> DetrTargets:
+    """Check predictions and objects against each other, and join the objects of all images."""
+    op = "detr_match"
+    float_arrays(op, {"logits": logits, "boxes": boxes})
+    if logits.ndim != 3:
+        raise ValueError(
+            f"{op}: logits must have 3 axes (B, Q, K), got {logits.ndim} (logits {logits.shape})"
+        )
+    images, queries, classes = logits.shape
+    relation = "(B, Q, 4) with logits.shape = (B, Q, K)"
+    equal_shapes(op, "boxes.shape", boxes.shape, relation, (images, queries, 4))
+    for name, each in (("target_labels", target_labels), ("target_boxes", target_boxes)):
+        if not isinstance(each, (list, tuple)):
+            raise TypeError(f"{op}: {name} must be a list of arrays, got {type(each).__name__}")
+        if len(each) != images:
+            raise ValueError(
+                f"{op}: len({name}) must equal logits.shape[0], got {len(each)} != {images}"
+            )
+    begin = np.zeros(images + 1, np.int64)
+    labels: list[NDArray[Any]] = []
+    for image, given in enumerate(target_labels):
+        label: NDArray[Any] = np.asarray(given)
+        if label.ndim != 1:
+            raise ValueError(
+                f"{op}: target_labels[{image}] must have 1 axis (T,), got {label.ndim} axes"
+            )
+        if label.dtype.kind not in "iu" and label.size:
+            raise TypeError(
+                f"{op}: target_labels[{image}].dtype must be an integer type, got {label.dtype}"
+            )
+        box = target_boxes[image]
+        if not isinstance(box, np.ndarray) or box.dtype != logits.dtype:
+            float_arrays(op, {"logits": logits, f"target_boxes[{image}]": box})
+        if box.shape != (len(label), 4):
+            relation = f"(T, 4) with target_labels[{image}].shape = (T,)"
+            equal_shapes(op, f"target_boxes[{image}].shape", box.shape, relation, (len(label), 4))
+        labels.append(label)
+        begin[image + 1] = begin[image] + len(label)
+    if begin[-1] == 0:
+        return DetrTargets(np.empty(0, np.int64), np.empty((0, 4), logits.dtype), begin)
+    all_labels: NDArray[Any] = np.concatenate(labels)
+    wrong = (all_labels < 0) | (all_labels >= classes)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        image = int(np.searchsorted(begin, first, "right")) - 1
+        raise IndexError(
+            f"{op}: target_labels[{image}][{first - begin[image]}] must be from 0 to "
+            f"logits.shape[2] - 1 = {classes - 1}, got {all_labels[first]}"
+        )
+    return DetrTargets(
+        all_labels.astype(np.int64, copy=False),
+        np.ascontiguousarray(np.concatenate(target_boxes)),
+        begin,
+    )
+
+
+def detr_fault(fault: tuple[str, int, int, int]) -> str:
+    """Say whose cost is not finite."""
+    kind, image, target, query = fault
+    if kind == "infeasible":
+        return f"detr_match: costs must be finite, got infinite ones in image {image}"
+    return (
+        f"detr_match: costs must be finite, got another one in image {image} for query {query} "
+        f"and target {target}"
+    )

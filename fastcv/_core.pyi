@@ -193,3 +193,18 @@ def linear_sum_assignment_batch(
     forbid_nan: bool,
     columns: NDArray[np.int64],
 ) -> None: ...
+def detr_match(
+    logits: NDArray[Any],
+    boxes: NDArray[Any],
+    labels: NDArray[np.int64],
+    target_boxes: NDArray[Any],
+    begin: NDArray[np.int64],
+    pairs_begin: NDArray[np.int64],
+    cost_class: float,
+    cost_bbox: float,
+    cost_giou: float,
+    focal: bool,
+    query: NDArray[np.int64],
+    target: NDArray[np.int64],
+    cost: NDArray[np.float64],
+) -> None: ...

@@ -10,7 +10,7 @@ P x Q output pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -244,6 +244,63 @@ def linear_sum_assignment(
             f"{op}: {_checks.cost_fault('cost_matrix', np.asarray(cost_matrix), fault)}"
         )
     return row_ind, col_ind
+
+
+def detr_match(
+    logits: ArrayLike,
+    boxes: ArrayLike,
+    target_labels: Sequence[ArrayLike],
+    target_boxes: Sequence[ArrayLike],
+    *,
+    cost_class: float = 1.0,
+    cost_bbox: float = 5.0,
+    cost_giou: float = 2.0,
+    class_cost: Literal["softmax", "focal"] = "softmax",
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Match each image's queries to its objects at the least cost."""
+    weights = (cost_class, cost_bbox, cost_giou)
+    images = zip(logits, boxes, target_labels, target_boxes, strict=True)  # type: ignore[arg-type]
+    return [
+        linear_sum_assignment(detr_costs(*image, weights=weights, class_cost=class_cost))
+        for image in images
+    ]
+
+
+def detr_costs(
+    logits: ArrayLike,
+    boxes: ArrayLike,
+    target_labels: ArrayLike,
+    target_boxes: ArrayLike,
+    *,
+    weights: tuple[float, float, float] = (1.0, 5.0, 2.0),
+    class_cost: Literal["softmax", "focal"] = "softmax",
+) -> Array:
+    """Work out what each query of one image costs for each object, (Q, T)."""
+    scores, box = np.asarray(logits, np.float64), np.asarray(boxes, np.float64)
+    labels, objects = np.asarray(target_labels, np.int64), np.asarray(target_boxes, np.float64)
+    cost_class, cost_bbox, cost_giou = weights
+    if class_cost == "softmax":
+        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+        by_class = -(exponentials / exponentials.sum(axis=1, keepdims=True))[:, labels]
+    else:
+        p = 1 / (1 + np.exp(-scores[:, labels]))
+        by_class = 0.25 * (1 - p) ** 2 * -np.log(p + 1e-8)
+        by_class -= 0.75 * p**2 * -np.log(1 - p + 1e-8)
+    distance = np.abs(box[:, None] - objects).sum(axis=2)
+    giou = _generalised_iou(box[:, None], objects[None])
+    result: Array = cost_bbox * distance + cost_class * by_class - cost_giou * giou
+    return result
+
+
+def _generalised_iou(first: Array, second: Array) -> Array:
+    low, high = first[..., :2] - first[..., 2:] / 2, first[..., :2] + first[..., 2:] / 2
+    low2, high2 = second[..., :2] - second[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2
+    both = np.prod(np.maximum(np.minimum(high, high2) - np.maximum(low, low2), 0), axis=-1)
+    either = np.prod(high - low, axis=-1) + np.prod(high2 - low2, axis=-1) - both
+    hull = np.prod(np.maximum(np.maximum(high, high2) - np.minimum(low, low2), 0), axis=-1)
+    result: Array = np.divide(both, either, out=np.zeros_like(either), where=either != 0)
+    result -= np.divide(hull - either, hull, out=np.zeros_like(hull), where=hull != 0)
+    return result
 
 
 def _match(costs: Array, limit: float, forbid: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assignment_cases import KINDS, costs_of
+from cases.linear_sum_assignment import KINDS, costs_of
 from closeness import same_bits
 from layouts import LAYOUTS
 

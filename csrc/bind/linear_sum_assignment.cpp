@@ -1,4 +1,4 @@
-// linear_sum_assignment. A call on a small matrix takes less than a microsecond, and what usual bindings spend on
+// linear_sum_assignment and detr_match. A call on a small matrix takes less than a microsecond, and what usual bindings spend on
 // arguments and results would double that; so arguments come as CPython hands them out, and results are made by hand.
 #include "core.h"
 
@@ -139,6 +139,37 @@ void linear_sum_assignment_batch(const py::object& costs, const std::optional<py
     throw py::error_already_set();
 }
 
+// All arrays but logits and boxes are contiguous; labels, begin and pairs_begin are int64.
+void detr_match(const py::array& logits, const py::array& boxes, const py::array& labels, const py::array& target_boxes,
+                const py::array& begin, const py::array& pairs_begin, double cost_class, double cost_bbox, double cost_giou,
+                bool focal, const py::array& query, const py::array& target, const py::array& cost) {
+    DetrProblem d{};
+    d.B = logits.shape(0), d.Q = logits.shape(1), d.K = logits.shape(2);
+    d.logits = static_cast<const char*>(logits.data());
+    d.boxes = static_cast<const char*>(boxes.data());
+    for (int i = 0; i < 3; i++) d.logits_stride_bytes[i] = logits.strides(i), d.boxes_stride_bytes[i] = boxes.strides(i);
+    d.labels = static_cast<const int64_t*>(labels.data());
+    d.target_boxes = target_boxes.data();
+    d.begin = static_cast<const int64_t*>(begin.data());
+    d.pairs_begin = static_cast<const int64_t*>(pairs_begin.data());
+    d.cost_class = cost_class, d.cost_bbox = cost_bbox, d.cost_giou = cost_giou;
+    d.focal = focal;
+    const int itemsize = int(logits.itemsize());
+    const auto written = [](const py::array& a) { return const_cast<void*>(a.data()); };
+    int64_t* const queries = static_cast<int64_t*>(written(query));
+    int64_t* const targets = static_cast<int64_t*>(written(target));
+    double* const costs = static_cast<double*>(written(cost));
+    AssignmentFault fault{};
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = kernels().detr_match(d, itemsize, interrupted, queries, targets, costs, &fault);
+    }
+    if (status == Status::ok) return;
+    set_error(status, fault);
+    throw py::error_already_set();
+}
+
 PyMethodDef functions[] = {
     {"linear_sum_assignment", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(linear_sum_assignment)),
      METH_FASTCALL, "linear_sum_assignment(cost_matrix, maximize, cost_limit, forbid_nan, return_duals, /)\n--\n\n"},
@@ -154,6 +185,9 @@ void bind_linear_sum_assignment(py::module_& m) {
     if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
     m.def("linear_sum_assignment_batch", &linear_sum_assignment_batch, py::arg("costs"), py::arg("sizes").none(true),
           py::arg("maximize"), py::arg("cost_limit"), py::arg("forbid_nan"), py::arg("columns"));
+    m.def("detr_match", &detr_match, py::arg("logits"), py::arg("boxes"), py::arg("labels"), py::arg("target_boxes"),
+          py::arg("begin"), py::arg("pairs_begin"), py::arg("cost_class"), py::arg("cost_bbox"), py::arg("cost_giou"),
+          py::arg("focal"), py::arg("query"), py::arg("target"), py::arg("cost"));
 }
 
 }  // namespace fastcv

@@ -206,38 +206,22 @@ static double effort(const CostMatrix& c) {
     return m > 0 ? 50 * n * m * (0.5 + n / m) : 0;
 }
 
-// Threads take problem after problem. Of several that cannot be solved the first is reported: when a thread finds one, all
-// before it have been taken, and will be finished.
-static Status linear_sum_assignment_batch(const CostMatrix* problems, int64_t count, const AssignmentRules& rules,
-                                          int64_t* columns, int64_t columns_stride, AssignmentFault* fault) {
-    int64_t arena = 0;
-    double efforts = 0;
-    for (int64_t p = 0; p < count; p++) {
-        arena = larger(arena, round_up(arena_bytes(problems[p], rules), 64));
-        efforts += effort(problems[p]);
-    }
-    const int threads = int(smaller(threads_for(efforts), larger(count, 1)));
-    const Scratch scratch(arena * threads);
-    if (!scratch.data()) return Status::out_of_memory;
+// Threads take problem after problem: solve(p, thread, watch, found) -> Status. Of several that cannot be solved the first is
+// reported: when a thread finds one, all before it have been taken, and will be finished.
+template <class Solve>
+static Status each_problem(int64_t count, int threads, bool (*interrupted)(), AssignmentFault* fault, const Solve& solve) {
     int64_t next = 0;
     bool stop = false;
+    int lock = 0;
     Status status = Status::ok;
     *fault = {count, 0, 0};
-    int lock = 0;
     parallel<KeepDenormals>(threads, [&](Team team) {
-        Watch watch(team.id == 0 ? rules.interrupted : nullptr, &stop);
-        char* const memory = scratch.data() + team.id * arena;
+        Watch watch(team.id == 0 ? interrupted : nullptr, &stop);
         for (;;) {
             const int64_t p = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
             if (p >= count || p > __atomic_load_n(&fault->problem, __ATOMIC_RELAXED)) return;
-            int64_t* const of_rows = columns + p * columns_stride;
             AssignmentFault found{p, 0, 0};
-            const Status solved = assign(problems[p], rules, memory, watch, &found,
-                                         [&](const Arrays& arrays, bool turned, const auto&, const Rules&, double) {
-                                             const int64_t* const partner = turned ? arrays.row_of : arrays.column_of;
-                                             for (int64_t i = 0; i < columns_stride; i++)
-                                                 of_rows[i] = i < problems[p].rows && partner[i] >= 0 ? partner[i] : -1;
-                                         });
+            const Status solved = solve(p, team.id, watch, &found);
             if (solved == Status::ok) continue;
             while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE)) {
             }
@@ -251,6 +235,30 @@ static Status linear_sum_assignment_batch(const CostMatrix* problems, int64_t co
         }
     });
     return status;
+}
+
+static Status linear_sum_assignment_batch(const CostMatrix* problems, int64_t count, const AssignmentRules& rules,
+                                          int64_t* columns, int64_t columns_stride, AssignmentFault* fault) {
+    int64_t arena = 0;
+    double efforts = 0;
+    for (int64_t p = 0; p < count; p++) {
+        arena = larger(arena, round_up(arena_bytes(problems[p], rules), 64));
+        efforts += effort(problems[p]);
+    }
+    const int threads = int(smaller(threads_for(efforts), larger(count, 1)));
+    const Scratch scratch(arena * threads);
+    if (!scratch.data()) return Status::out_of_memory;
+    return each_problem(count, threads, rules.interrupted, fault,
+                        [&](int64_t p, int thread, Watch& watch, AssignmentFault* found) {
+                            const CostMatrix& c = problems[p];
+                            int64_t* const of_rows = columns + p * columns_stride;
+                            return assign(c, rules, scratch.data() + thread * arena, watch, found,
+                                          [&](const Arrays& arrays, bool turned, const auto&, const Rules&, double) {
+                                              const int64_t* const partner = turned ? arrays.row_of : arrays.column_of;
+                                              for (int64_t i = 0; i < columns_stride; i++)
+                                                  of_rows[i] = i < c.rows && partner[i] >= 0 ? partner[i] : -1;
+                                          });
+                        });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv_transpose2d.hpp"
+#include "detr_match.hpp"
 #include "gram_matrix_grad_input.hpp"
 #include "linear_sum_assignment.hpp"
 #include "measure.hpp"
@@ -20,7 +21,7 @@ const KernelTable* table() {
         conv_transpose2d_choose, conv_transpose2d, conv_transpose2d_packed_bytes, conv_transpose2d_pack, conv_transpose2d_packed,
         gram_matrix, gram_matrix_grad_input,
         attention, attention_grad,
-        linear_sum_assignment, linear_sum_assignment_batch,
+        linear_sum_assignment, linear_sum_assignment_batch, detr_match,
         measure_peak,
     };
     return &kernels;
