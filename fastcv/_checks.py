@@ -849,7 +849,7 @@ def cost_limit(op: str, value: Any, maximize: bool) -> float:
     """Return the limit as a float, which is infinite where there is none."""
     if value is None:
         return -math.inf if maximize else math.inf
-    limit = _real(op, "cost_limit", value)
+    limit = real(op, "cost_limit", value)
     if math.isnan(limit):
         raise ValueError(f"{op}: cost_limit must be a number or None, got nan")
     return limit
@@ -889,7 +889,7 @@ class DetrTargets(NamedTuple):
 def detr_weights(cost_class: Any, cost_bbox: Any, cost_giou: Any) -> tuple[float, float, float]:
     """Return the weights of a cost's parts as finite floats."""
     named = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
-    weights = {name: _real("detr_match", name, value) for name, value in named.items()}
+    weights = {name: real("detr_match", name, value) for name, value in named.items()}
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise ValueError(f"detr_match: {name} must be finite, got {weight}")

@@ -18,6 +18,7 @@ from fastcv import (
     Conv2d,
     ConvTranspose2d,
     _core,
+    detr_match,
     get_num_threads,
     gram_matrix,
     reference,
@@ -70,13 +71,14 @@ def main(argv: list[str]) -> int:
         )
     }
     looks = run_attention(table, full)
+    matching = run_matching(filters["sobel"])
     print(
         "\nGFLOP/s count a direct convolution, and both triangles of a Gram matrix. Winograd and a"
         "\nkernel that computes one triangle multiply less, and may exceed the peak."
         "\nThe error is the largest one against float64, relative to the output's root mean square."
     )
     try:
-        draw(options.output, full, filters, layers, sizes, grams, looks, table)
+        draw(options.output, full, filters, layers, sizes, grams, looks, matching, table)
     except (OSError, ValueError) as error:  # an unknown format is a ValueError
         return _fail(f"Cannot write the picture: {error}")
     print(f"\nThe picture is in {options.output}")
@@ -231,7 +233,7 @@ def _filters(count: int, weight: NDArray[Any], parameters: dict[str, Any]) -> st
     return text + (" depthwise" if weight.shape[1] == 1 < parameters.get("groups", 1) else "")
 
 
-def _median_time(call: Callable[[Array], Array], image: Array) -> float:
+def _median_time(call: Callable[[Array], Any], image: Array) -> float:
     """Median seconds of a call, over a fifth of a second and at least five calls."""
     times: list[float] = []
     end = time.perf_counter() + 0.2
@@ -376,3 +378,41 @@ def run_attention(table: Table, image: Array) -> list[tuple[tuple[int, int, int]
         _, weights = scaled_dot_product_attention(query, tokens, tokens, return_weights=True)
         looks.append(((row * side, column * side, side), weights.reshape(height, width)))
     return looks
+
+
+class Matching(NamedTuple):
+    """Boxes (cx, cy, w, h) in units of the image's size, and which belongs to which."""
+
+    objects: Array
+    predicted: Array
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]]  # places in predicted and in objects
+
+
+def run_matching(edges: Array) -> Matching:
+    """Take the cells with the most edges for objects, and match predictions of them to them."""
+    side, count, queries = 7, 8, 60
+    rng = np.random.default_rng(0)
+    energy = (edges**2).sum(axis=0)
+    rows, columns = (np.arange(side + 1) * size // side for size in energy.shape)
+    sums = np.add.reduceat(np.add.reduceat(energy, rows[:-1], axis=0), columns[:-1], axis=1)
+    strongest = np.argsort(-sums, axis=None, kind="stable")[:count]
+    centres = np.stack([strongest % side, strongest // side], axis=1) + 0.5
+    objects: Array = np.hstack([centres, np.full((count, 2), 0.9)]).astype(np.float32)
+    objects /= side
+
+    # Every fourth prediction is near an object, and sure of itself; the others are anywhere.
+    predicted = rng.uniform(0.1, 0.9, (queries, 4)).astype(np.float32)
+    predicted[:, 2:] *= 0.3
+    near = np.arange(0, queries, 4)
+    noise = rng.normal(0, 0.02, (len(near), 4)).astype(np.float32)
+    predicted[near] = objects[np.arange(len(near)) % count] + noise
+    logits = rng.standard_normal((1, queries, 2)).astype(np.float32)
+    logits[0, near, 0] += 2
+
+    def match(boxes: Array) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        return detr_match(logits, boxes, [np.zeros(count, np.int64)], [objects])
+
+    ((query, target),) = match(predicted[None])
+    seconds = _median_time(match, predicted[None])
+    print(f"\ndetr_match of {queries} boxes and {count} objects: {seconds * 1e6:.1f} microseconds")
+    return Matching(objects, predicted, (query, target))

@@ -9,10 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from fastcv._demo import Table
+    from fastcv._demo import Matching, Table
 
 Array = NDArray[np.float32]
 
@@ -29,6 +30,7 @@ def draw(
     sizes: dict[str, Array],
     grams: dict[str, Array],
     looks: list[tuple[tuple[int, int, int], Array]],
+    matching: Matching,
     table: Table,
 ) -> None:
     """Write filters; their bank and the rates; layers; enlargements; attention; Gram matrices."""
@@ -44,7 +46,8 @@ def draw(
         axes.set_title(title, **TITLE)
         axes.set_axis_off()
 
-    panel(0, 0, "photograph", image.transpose(1, 2, 0))
+    panel(0, 0, "photograph, and boxes matched to objects", image.transpose(1, 2, 0))
+    boxes(figure.axes[-1], matching, image.shape[1:])
     panel(0, 1, "Sobel edges", stretched(np.hypot(*filters["sobel"])), cmap="magma")
     panel(0, 2, "Gaussian blur", filters["blur"].transpose(1, 2, 0).clip(0, 1))
     ring = filters["ring"][0]
@@ -172,3 +175,24 @@ def rates(axes: Axes, table: Table) -> None:
         frameon=False,
         labelcolor=INK,
     )
+
+
+def boxes(axes: Axes, matching: Matching, size: tuple[int, ...]) -> None:
+    """Draw objects dashed, the boxes matched to them solid, and all other boxes faint."""
+    height, width = size
+    scale = np.array([width, height, width, height])
+    matched, found = matching.pairs
+
+    def frame(box: Array, **style: Any) -> None:
+        x, y, w, h = box * scale
+        axes.add_patch(Rectangle((x - w / 2, y - h / 2), w, h, fill=False, **style))
+
+    for index, box in enumerate(matching.predicted):
+        if index not in matched:
+            frame(box, edgecolor=INK, linewidth=0.6, alpha=0.35)
+    for query, target in zip(matched, found, strict=True):
+        colour = BARS[target % len(BARS)]
+        frame(matching.objects[target], edgecolor="white", linewidth=1.2, linestyle="--")
+        frame(matching.predicted[query], edgecolor=colour, linewidth=2.2)
+        ends = np.stack([matching.objects[target, :2], matching.predicted[query, :2]]) * scale[:2]
+        axes.plot(*ends.T, color=colour, linewidth=1.5)

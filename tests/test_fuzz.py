@@ -5,6 +5,7 @@ from __future__ import annotations
 import fuzz_conv2d
 import fuzz_conv_transpose2d
 import fuzz_gram_matrix
+import fuzz_linear_sum_assignment
 import fuzz_scaled_dot_product_attention
 import fuzzing
 import pytest
@@ -33,6 +34,12 @@ def test_gram_matrix(first: int) -> None:
 @pytest.mark.parametrize("first", range(0, 600, CHUNK))
 def test_scaled_dot_product_attention(first: int) -> None:
     draw, check = fuzz_scaled_dot_product_attention.draw, fuzz_scaled_dot_product_attention.check
+    assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
+
+
+@pytest.mark.parametrize("first", range(0, 1000, CHUNK))
+def test_linear_sum_assignment(first: int) -> None:
+    draw, check = fuzz_linear_sum_assignment.draw, fuzz_linear_sum_assignment.check
     assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
 
 

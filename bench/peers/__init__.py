@@ -16,6 +16,8 @@ PEERS = {
     "OpenVINO": ("openvino", "OpenVINO"),
     "ncnn": ("ncnn", "Ncnn"),
     "NumPy": ("numpy", "NumPy"),
+    "SciPy": ("scipy", "SciPy"),
+    "lap": ("lap", "Lap"),
 }
 
 

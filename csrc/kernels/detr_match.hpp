@@ -103,13 +103,13 @@ FASTCV_INLINE Vec<T> class_cost(const Queries<T>& queries, int64_t q, bool focal
         const Vec<T> e = x - load(queries.shift + q);
         return (e != e ? e : exp_of_negative(e)) * -load(queries.factor + q);
     }
-    const Vec<T> p = sigmoid<T>(x);
+    // 1 - p would leave nothing of what is small.
+    const Vec<T> p = sigmoid<T>(x), other = sigmoid<T>(-x);
     Vec<T> log_p, log_not;
     for (int i = 0; i < kLanes<T>; i++) {
         log_p[i] = T(log(p[i] + T(1e-8)));
-        log_not[i] = T(log(1 - p[i] + T(1e-8)));
+        log_not[i] = T(log(other[i] + T(1e-8)));
     }
-    const Vec<T> other = 1 - p;
     return T(0.25) * (other * other) * -log_p - T(0.75) * (p * p) * -log_not;
 }
 

@@ -104,8 +104,8 @@ def detr_match(
         cost_bbox * l1(q, t) - cost_giou * giou(q, t) + cost_class * c(q, t)
 
     where c is ``-softmax(logits[q])[label]``, or for "focal", with p the sigmoid of the label's
-    logit, ``0.25 * (1 - p)**2 * -log(p + 1e-8) - 0.75 * p**2 * -log(1 - p + 1e-8)``. Boxes without an
-    area have a finite generalised IoU: what would be 0 / 0 counts as 0.
+    logit, ``0.25 * (1 - p)**2 * -log(p + 1e-8) - 0.75 * p**2 * -log(1 - p + 1e-8)``. Boxes without
+    an area have a finite generalised IoU: what would be 0 / 0 counts as 0.
 
     Costs are computed in the dtype of the arrays, for pairs of one image only, and written where
     the solver reads them. All decoder layers of a model go in one call: stack their predictions to

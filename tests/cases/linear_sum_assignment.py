@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 KINDS = (
@@ -53,3 +55,53 @@ def costs_of(kind: str, shape: tuple[int, int], seed: int) -> np.ndarray:
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.hypot(*(first[:, None] - second).transpose(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Problems of one kind and shape; a limit is given as a share of the costs below it."""
+
+    name: str
+    kind: str
+    shape: tuple[int, int]
+    count: int = 1
+    share_below_limit: float | None = None
+    tags: frozenset[str] = frozenset()
+
+    def costs(self) -> np.ndarray:
+        """Float64, (B, n, m)."""
+        return np.stack([costs_of(self.kind, self.shape, seed) for seed in range(self.count)])
+
+
+def _cases() -> tuple[Case, ...]:
+    flat, square = ((12, 100), (20, 300), (60, 900)), (128, 400, 1200, 2500)
+    shapes = (*flat, *((size, size) for size in square))
+    single = [
+        Case(f"{kind} {n}x{m}", kind, (n, m), tags=frozenset({"single", kind}))
+        for kind in ("uniform", "geometric", "integer")
+        for n, m in shapes
+    ]
+    hard = [
+        Case(f"{kind} {size}x{size}", kind, (size, size), tags=frozenset({"hard", kind}))
+        for kind in ("products", "clustered", "decades")
+        for size in (100, 400, 1000)
+    ]
+    tall = [Case("tall 900x60", "uniform", (900, 60), tags=frozenset({"hard", "tall"}))]
+    batches = [
+        Case(f"{count} x {n}x{m}", "uniform", (n, m), count, tags=frozenset({"batch"}))
+        for count, n, m in ((16, 20, 100), (64, 100, 100), (8, 300, 300), (96, 30, 300))
+    ]
+    limits = [
+        Case(
+            f"limit {n}x{m}",
+            "uniform",
+            (n, m),
+            share_below_limit=2 / n,
+            tags=frozenset({"limit"}),
+        )
+        for n, m in ((550, 500), (2000, 2500))
+    ]
+    return (*single, *hard, *tall, *batches, *limits)
+
+
+CASES = _cases()
