@@ -283,9 +283,8 @@ def detr_costs(
         exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
         by_class = -(exponentials / exponentials.sum(axis=1, keepdims=True))[:, labels]
     else:
-        p = 1 / (1 + np.exp(-scores[:, labels]))
-        by_class = 0.25 * (1 - p) ** 2 * -np.log(p + 1e-8)
-        by_class -= 0.75 * p**2 * -np.log(1 - p + 1e-8)
+        p, other = 1 / (1 + np.exp(-scores[:, labels])), 1 / (1 + np.exp(scores[:, labels]))
+        by_class = 0.25 * other**2 * -np.log(p + 1e-8) - 0.75 * p**2 * -np.log(other + 1e-8)
     distance = np.abs(box[:, None] - objects).sum(axis=2)
     giou = _generalised_iou(box[:, None], objects[None])
     result: Array = cost_bbox * distance + cost_class * by_class - cost_giou * giou

@@ -93,7 +93,7 @@ def check(example: Example) -> None:
     given = LAYOUTS[example.layout](example.shape, costs.dtype).filled(costs)
     fastcv.set_num_threads(example.threads)
 
-    limit = sign * options.get("cost_limit", np.inf)
+    limit = sign * options.get("cost_limit", sign * np.inf)
     try:
         rows, columns, u, v = fastcv.linear_sum_assignment(
             given, example.maximize, **options, return_duals=True

@@ -143,7 +143,7 @@ def test_costs_worked_by_hand() -> None:
     # Each weight on its own.
     for weights, want in (((1, 0, 0), -0.5), ((0, 1, 0), 0.2), ((0, 0, 1), -1 / 3)):
         names = dict(zip(("cost_class", "cost_bbox", "cost_giou"), weights, strict=True))
-        _, cost = detr_match(logits, boxes[:, :1], [[1]], objects, **names, return_cost=True)
+        _, cost = detr_match(logits[:, :1], boxes[:, :1], [[1]], objects, **names, return_cost=True)
         assert cost[0] == pytest.approx(want)
 
 
