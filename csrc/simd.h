@@ -48,6 +48,9 @@ template <class T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 template <class T>
+constexpr T kInfinity = T(__builtin_inf());
+
+template <class T>
 FASTCV_INLINE Vec<T> zero() {
     return Vec<T>{};
 }
@@ -204,7 +207,6 @@ FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512F__)
 using Mask = __mmask8;
 FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-FASTCV_INLINE Mask less(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
 FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return _mm512_mask_mov_pd(b, m, a); }
 FASTCV_INLINE unsigned bits(Mask m) { return m; }
@@ -212,7 +214,6 @@ FASTCV_INLINE unsigned negative(Integers v) { return _mm512_movepi64_mask(__m512
 #else
 using Mask = Integers;
 FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return a == b; }
-FASTCV_INLINE Mask less(Vec<double> a, Vec<double> b) { return a < b; }
 FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return a <= b; }
 FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return m ? a : b; }
 FASTCV_INLINE unsigned bits(Mask m) {

@@ -18,7 +18,6 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-constexpr double kInfinity = __builtin_inf();
 constexpr int64_t kFree = -1;     // a row or column that has no partner yet
 constexpr int64_t kWithout = -2;  // a row that goes without, for good
 
@@ -34,9 +33,9 @@ struct Costs {
 
 // What is asked for beyond the cheapest complete matching.
 struct Rules {
-    double limit = kInfinity;  // rows that would cost more go without
+    double limit = kInfinity<double>;  // rows that would cost more go without
     bool incomplete = false;   // where no complete matching is left, as many rows as possible
-    bool limited() const { return limit < kInfinity; }
+    bool limited() const { return limit < kInfinity<double>; }
 };
 
 // What is known of the costs: nothing, that all are finite and sums of them too, or that and that some are +infinity.
@@ -112,7 +111,7 @@ FASTCV_INLINE Vec<double> wide(const float* c) {
 // The first n lanes, fewer than all; the others +infinity.
 template <class T>
 FASTCV_INLINE Vec<double> wide_first(const T* c, int64_t n) {
-    Vec<double> x = splat(kInfinity);
+    Vec<double> x = splat(kInfinity<double>);
 #if defined(__AVX512F__)
     const __mmask8 lanes = __mmask8(first_lanes(n));
     if constexpr (sizeof(T) == 8) return _mm512_mask_loadu_pd(x, lanes, c);

@@ -1,4 +1,24 @@
-// Assignment over whole rows of costs: for small problems, flat ones (many more columns than rows), and as the last resort.
+// Assignment over whole rows of costs: for small problems, for many more columns than rows, and as the last resort.
+//
+//                      columns, in lanes
+//   row i      [  c  c  c  c |  c  c  c  c | .. ]      one pass a row that a search reaches:
+//   prices     [  v  v  v  v |  v  v  v  v | .. ]      d = min(d, c - v + offset), and the least of all d
+//   distances  [  d  d  d  d |  d  d  d  d | .. ]
+//
+// A column that has been passed gets the price -infinity and the distance +infinity, so that the pass needs no mask: its c - v
+// is +infinity. Passes keep no indices. The column at the least distance is looked for afterwards, a free one first; and the
+// row that a column was reached from is the first whose cost makes up its distance exactly, which is worked out on the
+// path alone. Keeping either up to date in the pass cost more than twice the arithmetic.
+//
+// Before searches, rows take columns: at first prices, and by row reduction, in chains of at most kChain steps. Longer chains,
+// a second round, and searches from all waiting rows at once (half of them served by each) were no faster on any kind of
+// costs, and slower where many are equal.
+//
+// Contract: rows of costs are contiguous and start at any byte; nothing is read beyond them. Costs are finite or +infinity, or
+// `solve` with Known::nothing finds out. n <= m.
+//
+// R. Jonker and A. Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment problems, 1987.
+// D. F. Crouse, On implementing 2D rectangular assignment algorithms, 2016.
 #pragma once
 
 #include "assignment.hpp"
@@ -10,7 +30,7 @@ namespace {
 static bool all_finite(Vec<double> squares) {
     double sum = 0;
     for (int k = 0; k < kLanes<double>; k++) sum += squares[k];
-    return sum < kInfinity;
+    return sum < kInfinity<double>;
 }
 
 // The first n lanes only.
@@ -68,7 +88,8 @@ private:
 
 template <class T>
 double Dense<T>::row_minimum(int64_t i, Vec<double>* squares) const {
-    Vec<double> least[4] = {splat(kInfinity), splat(kInfinity), splat(kInfinity), splat(kInfinity)};
+    Vec<double> least[4];
+    for (int k = 0; k < 4; k++) least[k] = splat(kInfinity<double>);
     Vec<double> sum = *squares;
     for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> x) {
         least[k] = lower(least[k], x);
@@ -82,7 +103,7 @@ template <class T>
 void Dense<T>::column_minima(Vec<double>* squares) {
     constexpr int L = kLanes<double>, R = 4;
     const int64_t whole = c_.m / L * L;
-    for (int64_t j = 0; j < round_up(c_.m, L); j += L) store(a_.v + j, splat(kInfinity));
+    for (int64_t j = 0; j < round_up(c_.m, L); j += L) store(a_.v + j, splat(kInfinity<double>));
     for (int64_t i = 0; i < c_.n; i += R) {
         const T* rows[R];  // the last one repeated where there are fewer
         for (int r = 0; r < R; r++) rows[r] = c_.row(smaller(i + r, c_.n - 1));
@@ -111,7 +132,7 @@ void Dense<T>::column_minima(Vec<double>* squares) {
 template <class T>
 bool Dense<T>::set_prices(Known known, Vec<double>* squares) {
     const int64_t n = c_.n, m = c_.m, padded = Arrays::padded(m);
-    for (int64_t j = 0; j < padded; j++) a_.d[j] = kInfinity;
+    for (int64_t j = 0; j < padded; j++) a_.d[j] = kInfinity<double>;
     for (int64_t j = 0; j < m; j++) a_.row_of[j] = kFree;
     for (int64_t i = 0; i < n; i++) a_.column_of[i] = kFree;
     if (n == m && known != Known::infinite && !rules_.limited()) {
@@ -172,7 +193,7 @@ bool Dense<T>::start(Known known) {
                 continue;
             }
             const int64_t j = free_column_at(least, i);
-            if (j >= 0 && least < kInfinity) {
+            if (j >= 0 && least < kInfinity<double>) {
                 a_.row_of[j] = i;
                 a_.column_of[i] = j;
             } else {
@@ -202,7 +223,7 @@ int64_t Dense<T>::free_column_at(double cost, int64_t i) const {
 template <class T>
 typename Dense<T>::Two Dense<T>::two_smallest(int64_t i) {
     Vec<double> first[4], second[4];
-    for (int k = 0; k < 4; k++) first[k] = second[k] = splat(kInfinity);
+    for (int k = 0; k < 4; k++) first[k] = second[k] = splat(kInfinity<double>);
     for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> c) {
         const Vec<double> x = c - load(a_.v + j);
         store(a_.d + j, x);
@@ -249,10 +270,10 @@ int64_t Dense<T>::reduce_rows() {
                 break;
             }
             const double second = two.second < rules_.limit ? two.second : rules_.limit;
-            const int64_t j = two.first < kInfinity ? column_at(two.first) : kFree;
+            const int64_t j = two.first < kInfinity<double> ? column_at(two.first) : kFree;
             const int64_t before = j < 0 ? i : a_.row_of[j];
-            const double price = j < 0 || second == kInfinity ? 0 : a_.v[j] - (second - two.first);
-            const bool falls = j >= 0 && second < kInfinity && price < a_.v[j];
+            const double price = j < 0 || second == kInfinity<double> ? 0 : a_.v[j] - (second - two.first);
+            const bool falls = j >= 0 && second < kInfinity<double> && price < a_.v[j];
             if (before >= 0 && !falls) {
                 a_.waiting[left++] = i;
                 break;
@@ -276,7 +297,8 @@ int64_t Dense<T>::reduce_rows() {
 template <class T>
 template <bool kFirst>
 double Dense<T>::relax(int64_t i, double offset) {
-    Vec<double> least[4] = {splat(kInfinity), splat(kInfinity), splat(kInfinity), splat(kInfinity)};
+    Vec<double> least[4];
+    for (int k = 0; k < 4; k++) least[k] = splat(kInfinity<double>);
     const Vec<double> shift = splat(offset);
     for_each_vector(c_.row(i), c_.m, [&](int k, int64_t j, Vec<double> c) {
         Vec<double> x = c - load(a_.v + j);
@@ -324,13 +346,13 @@ Solved Dense<T>::leave_one_out(int64_t reached) {
     int64_t end_row = 0;
     for (int64_t s = 1; s < reached; s++)
         if (a_.offset[s] < end) end = a_.offset[end_row = s];
-    for (int64_t k = 0; k < lost_; k++) a_.lost_distance[k] = kInfinity;
-    double distance = kInfinity;
+    for (int64_t k = 0; k < lost_; k++) a_.lost_distance[k] = kInfinity<double>;
+    double distance = kInfinity<double>;
     int64_t nearest = -1;
     const auto relax_lost = [&](int64_t s) {
-        distance = kInfinity;
+        distance = kInfinity<double>;
         for (int64_t k = 0; k < lost_; k++) {
-            if (a_.lost_distance[k] == -kInfinity) continue;  // seen
+            if (a_.lost_distance[k] == -kInfinity<double>) continue;  // seen
             const double x = c_.at(a_.reached[s], a_.lost[k]) - a_.lost_price[k] + a_.offset[s];
             if (x < a_.lost_distance[k]) a_.lost_distance[k] = x;
             if (a_.lost_distance[k] < distance) distance = a_.lost_distance[nearest = k];
@@ -339,7 +361,7 @@ Solved Dense<T>::leave_one_out(int64_t reached) {
     for (int64_t s = 0; s < ordinary; s++) relax_lost(s);
     while (distance < end) {
         const int64_t column = a_.lost[nearest], i = a_.row_of[column];
-        a_.lost_distance[nearest] = -kInfinity;
+        a_.lost_distance[nearest] = -kInfinity<double>;
         a_.reached[reached] = i;
         a_.offset[reached] = distance - (c_.at(i, column) - a_.lost_price[nearest]);
         a_.via[reached] = column;
@@ -374,7 +396,7 @@ Solved Dense<T>::search(int64_t row) {
             column = kFree;
             break;
         }
-        if (distance == kInfinity) return rules_.incomplete ? leave_one_out(reached) : Solved::infeasible;
+        if (distance == kInfinity<double>) return rules_.incomplete ? leave_one_out(reached) : Solved::infeasible;
         column = column_at(distance);
         if (a_.row_of[column] < 0) break;
         const int64_t i = a_.row_of[column];
@@ -384,8 +406,8 @@ Solved Dense<T>::search(int64_t row) {
         a_.via[reached] = column;
         a_.via_distance[reached] = distance;
         a_.via_price[reached] = a_.v[column];
-        a_.v[column] = -kInfinity;
-        a_.d[column] = kInfinity;
+        a_.v[column] = -kInfinity<double>;
+        a_.d[column] = kInfinity<double>;
         if (rules_.limited() && offset + rules_.limit < end) {
             end = offset + rules_.limit;
             end_row = reached;

@@ -113,7 +113,7 @@ private:
     int64_t entries_ = 0, queued_ = 0, touched_ = 0;
     Known known_ = Known::nothing;
     bool full_ = false, unusable_ = false;
-    double nearest_end_ = kInfinity;  // of a search: the shortest way to a free column, or to leave a row without
+    double nearest_end_ = kInfinity<double>;  // of a search: the shortest way to a free column, or to leave a row without
     int64_t end_column_ = kFree, end_row_ = 0;
     // What searches have cost, and how many rows they have reached.
     int64_t work_ = 0, scans_ = 0;
@@ -149,7 +149,7 @@ bool Sparse<T>::make_list(int64_t i, double beyond) {
     const int64_t m = c_.m, padded = round_up(m, 64);
     double* const x = s_.reduced;
     Vec<double> least[4], squares[4];
-    for (int k = 0; k < 4; k++) least[k] = splat(kInfinity), squares[k] = zero<double>();
+    for (int k = 0; k < 4; k++) least[k] = splat(kInfinity<double>), squares[k] = zero<double>();
     for_each_vector(c_.row(i), m, [&](int k, int64_t j, Vec<double> c) {
         const Vec<double> r = c - load(a_.v + j);
         store(x + j, r);
@@ -184,18 +184,18 @@ bool Sparse<T>::make_list(int64_t i, double beyond) {
         return count;
     };
     int64_t longest = kLongest;
-    if (beyond > -kInfinity) {
+    if (beyond > -kInfinity<double>) {
         const int64_t wanted = larger(s_.length[i] * 3 / 2, 16);
         longest = larger(kLongest, 2 * wanted);
         const double wider = least_cost + 1.6 * (beyond - least_cost);
         if (wider > reach) reach = wider;
-        while (reach < kInfinity && mark(reach) < wanted) {
+        while (reach < kInfinity<double> && mark(reach) < wanted) {
             const double further = least_cost + 1.6 * (reach - least_cost);
             if (further > reach) {
                 reach = further;
                 continue;
             }
-            double next = kInfinity;  // equal costs: on to the next higher one
+            double next = kInfinity<double>;  // equal costs: on to the next higher one
             for (int64_t j = 0; j < m; j++)
                 if (x[j] > reach && x[j] < next) next = x[j];
             reach = next;
@@ -204,9 +204,9 @@ bool Sparse<T>::make_list(int64_t i, double beyond) {
     // Nothing above the limit will ever be paid.
     const bool limited = rules_.limited() && reach >= rules_.limit;
     if (limited) reach = rules_.limit;
-    const int64_t count = mark(reach < kInfinity ? reach : kLargestFinite);
-    const bool all = limited || reach == kInfinity;
-    s_.bound[i] = all ? kInfinity : reach;
+    const int64_t count = mark(reach < kInfinity<double> ? reach : kLargestFinite);
+    const bool all = limited || reach == kInfinity<double>;
+    s_.bound[i] = all ? kInfinity<double> : reach;
     if (entries_ + smaller(count, longest) > s_.entries_end) return false;
     Entry* const list = s_.entries + entries_;
     int64_t length = 0;
@@ -240,13 +240,13 @@ bool Sparse<T>::make_list(int64_t i, double beyond) {
 // Lists a row that nobody has asked for yet.
 template <class T>
 void Sparse<T>::list(int64_t i) {
-    if (s_.length[i] == kUnlisted && !full_) full_ = !make_list(i, -kInfinity);
+    if (s_.length[i] == kUnlisted && !full_) full_ = !make_list(i, -kInfinity<double>);
 }
 
 template <class T>
 typename Sparse<T>::Two Sparse<T>::two_smallest(int64_t i) const {
     const Entry* const list = s_.entries + s_.begin[i];
-    Two two{kInfinity, kInfinity, kFree};
+    Two two{kInfinity<double>, kInfinity<double>, kFree};
     for (int64_t k = 0; k < s_.length[i]; k++) {
         const int64_t j = list[k].column;
         const double x = list[k].cost - a_.v[j];
@@ -278,7 +278,7 @@ int64_t Sparse<T>::reduce_rows(int64_t waiting) {
                 full_ = !make_list(i, s_.bound[i]);
                 two = two_smallest(i);
             }
-            if (full_ || two.first == kInfinity) {
+            if (full_ || two.first == kInfinity<double>) {
                 a_.waiting[left++] = i;
                 break;
             }
@@ -288,7 +288,7 @@ int64_t Sparse<T>::reduce_rows(int64_t waiting) {
             }
             const double second = two.second < rules_.limit ? two.second : rules_.limit;
             const int64_t j = two.column, before = a_.row_of[j];
-            const double price = second < kInfinity ? a_.v[j] - (second - two.first) : a_.v[j];
+            const double price = second < kInfinity<double> ? a_.v[j] - (second - two.first) : a_.v[j];
             const bool falls = price < a_.v[j];
             if (before >= 0 && !falls) {
                 a_.waiting[left++] = i;
@@ -365,7 +365,7 @@ bool Sparse<T>::relax(int64_t i, double offset) {
         for (int64_t k = 0; k < better; k++) {
             const int64_t j = column[k];
             if (!(at[k] < nearest_end_)) continue;
-            if (s_.distance[j] == kInfinity) s_.touched[touched_++] = j;
+            if (s_.distance[j] == kInfinity<double>) s_.touched[touched_++] = j;
             s_.distance[j] = at[k];
             s_.previous[j] = i;
             if (a_.row_of[j] < 0) {
@@ -384,7 +384,7 @@ bool Sparse<T>::relax(int64_t i, double offset) {
 template <class T>
 Solved Sparse<T>::search(int64_t row, bool* given_up) {
     queued_ = touched_ = 0;
-    nearest_end_ = kInfinity;
+    nearest_end_ = kInfinity<double>;
     end_column_ = kFree;
     const auto reach = [&](int64_t i, double offset) {
         s_.offset[i] = offset;
@@ -410,20 +410,20 @@ Solved Sparse<T>::search(int64_t row, bool* given_up) {
             continue;
         }
         const int64_t j = node.id;
-        if (node.key != s_.distance[j] || s_.price[j] == -kInfinity) continue;  // found a shorter way since
+        if (node.key != s_.distance[j] || s_.price[j] == -kInfinity<double>) continue;  // found a shorter way since
         s_.scanned[scanned] = j;
         s_.scanned_distance[scanned++] = node.key;
-        s_.price[j] = -kInfinity;
+        s_.price[j] = -kInfinity<double>;
         const int64_t i = a_.row_of[j];
         reach(i, node.key - (s_.own_cost[i] - a_.v[j]));
     }
-    const bool found = !full_ && nearest_end_ < kInfinity;
+    const bool found = !full_ && nearest_end_ < kInfinity<double>;
     for (int64_t k = 0; k < scanned; k++) {
         const int64_t j = s_.scanned[k];
         if (found) a_.v[j] += s_.scanned_distance[k] - nearest_end_;
         s_.price[j] = a_.v[j];
     }
-    for (int64_t k = 0; k < touched_; k++) s_.distance[s_.touched[k]] = kInfinity;
+    for (int64_t k = 0; k < touched_; k++) s_.distance[s_.touched[k]] = kInfinity<double>;
     *given_up = !found;
     if (!found) return Solved::yes;
     // Each row on the way takes the column to which it led, and leaves its own to the row before.
@@ -460,7 +460,7 @@ Solved Sparse<T>::solve(Known known) {
         for (int64_t i = 0; i < c_.n; i++) a_.waiting[i] = i;
     }
     for (int64_t i = 0; i < c_.n; i++) s_.length[i] = kUnlisted;
-    for (int64_t j = c_.m; j < round_up(c_.m, 64); j++) s_.reduced[j] = kInfinity;
+    for (int64_t j = c_.m; j < round_up(c_.m, 64); j++) s_.reduced[j] = kInfinity<double>;
     waiting = reduce_rows(waiting);
     if (unusable_) return Solved::unusable;
     if (watch_.ends(4 * c_.n * c_.m)) return Solved::interrupted;
@@ -468,7 +468,7 @@ Solved Sparse<T>::solve(Known known) {
         if (a_.column_of[i] >= 0) s_.own_cost[i] = c_.at(i, a_.column_of[i]);
     for (int64_t j = 0; j < c_.m; j++) {
         s_.price[j] = a_.v[j];
-        s_.distance[j] = kInfinity;
+        s_.distance[j] = kInfinity<double>;
     }
     for (int64_t k = 0; k < waiting; k++) {
         bool given_up = dense_is_cheaper();
@@ -477,7 +477,7 @@ Solved Sparse<T>::solve(Known known) {
             if (solved != Solved::yes) return solved;
         }
         if (given_up) {
-            for (int64_t j = 0; j < Arrays::padded(c_.m); j++) a_.d[j] = kInfinity;
+            for (int64_t j = 0; j < Arrays::padded(c_.m); j++) a_.d[j] = kInfinity<double>;
             return dense_.finish(k, waiting);
         }
     }

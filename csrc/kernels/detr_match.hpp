@@ -76,7 +76,7 @@ static void prepare_softmax(const DetrProblem& d, int64_t image, const Queries<T
             to.row[k] = load_scalar<T>(from + k * d.logits_stride_bytes[2]);
             if (to.row[k] > largest) largest = to.row[k];
         }
-        for (int64_t k = d.K; k < to.padded(d.K); k++) to.row[k] = T(-kInfinity);  // exp of it is 0
+        for (int64_t k = d.K; k < to.padded(d.K); k++) to.row[k] = -kInfinity<T>;  // exp of it is 0
         Vec<T> sum = zero<T>();
         for (int64_t k = 0; k < d.K; k += L) {
             const Vec<T> x = load(to.row + k) - largest;
@@ -145,7 +145,7 @@ template <class T>
 static Status detr_match(const DetrProblem& d, bool (*interrupted)(), int64_t* query, int64_t* target, double* cost,
                          AssignmentFault* fault) {
     AssignmentRules rules;
-    rules.cost_limit = kInfinity;
+    rules.cost_limit = kInfinity<double>;
     const int64_t row_bytes = Queries<T>::padded(d.Q) * int64_t(sizeof(T));
     const auto matrix = [&](int64_t image, const char* data) {
         const int64_t objects = d.begin[image + 1] - d.begin[image];

@@ -21,15 +21,13 @@ struct View {
     const char* data;
     int64_t n, m;
     int64_t row_stride_bytes, column_stride_bytes;
-    bool turned;
 
     explicit View(const CostMatrix& c)
         : data(c.data),
           n(smaller(c.rows, c.columns)),
           m(larger(c.rows, c.columns)),
           row_stride_bytes(c.stride_bytes[c.rows > c.columns]),
-          column_stride_bytes(c.stride_bytes[c.rows <= c.columns]),
-          turned(c.rows > c.columns) {}
+          column_stride_bytes(c.stride_bytes[c.rows <= c.columns]) {}
     // One column has any stride.
     bool contiguous() const { return column_stride_bytes == int64_t(sizeof(T)) || m == 1; }
     T at(int64_t i, int64_t j) const { return load_scalar<T>(data + i * row_stride_bytes + j * column_stride_bytes); }
@@ -45,7 +43,7 @@ static Costs<T> copied(const View<T>& view, bool negate, bool clean, double scal
             for (int64_t i = first; i < smaller(first + kRows, view.n); i++) {
                 T x = view.at(i, j);
                 if (negate) x = -x;
-                if (clean) x = x == x ? T(x * scale) : T(kInfinity);
+                if (clean) x = x == x ? T(x * scale) : kInfinity<T>;
                 to[i * view.m + j] = x;
             }
     return {memory, view.m * int64_t(sizeof(T)), view.n, view.m};
@@ -59,7 +57,7 @@ struct Findings {
 template <class T>
 static Findings inspect(const CostMatrix& c, const AssignmentRules& rules, AssignmentFault* fault) {
     Findings found{};
-    const T forbidden = T(rules.maximize ? -kInfinity : kInfinity);
+    const T forbidden = rules.maximize ? -kInfinity<T> : kInfinity<T>;
     for (int64_t i = 0; i < c.rows; i++)
         for (int64_t j = 0; j < c.columns; j++) {
             const T x = load_scalar<T>(c.data + i * c.stride_bytes[0] + j * c.stride_bytes[1]);
@@ -114,7 +112,7 @@ static void duals(const Costs<T>& costs, const Rules& rules, const Arrays& a, bo
     double* const of_rows = turned ? v : u;
     double* const of_columns = turned ? u : v;
     // Where rows and columns have changed places the limit still is on the user's rows.
-    const double shift = turned && rules.limited() && rules.limit > -kInfinity ? rules.limit : 0;
+    const double shift = turned && rules.limited() && rules.limit > -kInfinity<double> ? rules.limit : 0;
     for (int64_t i = 0; i < costs.n; i++) {
         const int64_t j = a.column_of[i];
         const double price = j >= 0 ? costs.at(i, j) - a.v[j] : rules.limit;

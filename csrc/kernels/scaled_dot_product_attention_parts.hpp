@@ -16,8 +16,6 @@ namespace fastcv::FASTCV_ISA {
 namespace {
 
 constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
-template <class T>
-constexpr T kInfinity = T(__builtin_inf());
 
 template <class T>
 struct LaneIndex {

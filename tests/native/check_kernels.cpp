@@ -845,7 +845,8 @@ void check_assignment(const KernelTable& table, int64_t n, int64_t m, double lim
     const Numbers numbers = random_numbers(n * m, 11);
     const Layout layout = turned ? kTurned : kMisaligned;
     Array<T> costs(Size4{{1, 1, n, m}}, layout, numbers);
-    const CostMatrix matrix{costs.tensor().data, n, m, {costs.tensor().stride_bytes[2], costs.tensor().stride_bytes[3]}, int(sizeof(T))};
+    const Tensor t = costs.tensor();
+    const CostMatrix matrix{t.data, n, m, {t.stride_bytes[2], t.stride_bytes[3]}, int(sizeof(T))};
     AssignmentRules rules;
     rules.cost_limit = limit;
     const int64_t most = n < m ? n : m;
