@@ -191,14 +191,14 @@ using Integers = Vec<int64_t>;
 
 FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512F__)
-    return _mm512_min_pd(a, b);
+    return _mm512_maskz_min_pd(0xff, a, b);  // as for shift_lanes
 #else
     return a < b ? a : b;
 #endif
 }
 FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512F__)
-    return _mm512_max_pd(a, b);
+    return _mm512_maskz_max_pd(0xff, a, b);
 #else
     return a > b ? a : b;
 #endif
