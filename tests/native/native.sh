@@ -34,7 +34,7 @@ compile() {  # SOURCE [FLAGS]
     local object=$folder/$(basename "$1" .cpp).o
     objects+=("$object")
     # find complains where there is no object yet, which makes it old as well.
-    if [ -n "$(find csrc setup.py "$1" -newer "$object" 2>&1)" ]; then
+    if [ -n "$(find csrc setup.py tests/native -newer "$object" 2>&1)" ]; then
         commands+=("$cxx -Wall -Wextra -Werror $flags ${*:2} -c $1 -o $object")
     fi
 }
@@ -42,7 +42,7 @@ for ((i = ${#lines[@]} - 1; i > 0; i--)); do  # the slowest to compile first
     read -r isa isa_flags <<<"${lines[i]}"
     compile "csrc/isa/$isa.cpp" "$isa_flags"
 done
-for source in csrc/*.cpp tests/native/check_kernels.cpp; do compile "$source"; done
+for source in csrc/*.cpp tests/native/*.cpp; do compile "$source"; done
 if [ ${#commands[@]} -gt 0 ]; then
     printf '%s\n' "${commands[@]}" | xargs -d '\n' -n 1 -P "$(nproc)" sh -c
 fi
