@@ -7,7 +7,7 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-// One dimension of a convolution: output o reads input o * stride + tap * dilation - pad.
+// One dimension of a convolution or pooling: output o reads input o * stride + tap * dilation - pad.
 struct Axis {
     int64_t input, output, taps, stride, pad, dilation;
 
@@ -19,6 +19,33 @@ struct Axis {
     int64_t last_output(int64_t tap) const {
         const int64_t room = input - 1 + pad - tap * dilation;
         return room < 0 ? 0 : smaller(output, room / stride + 1);
+    }
+
+    // Taps of an output that lie inside the input: [first, last). An output whose taps all miss it has none.
+    int64_t first_tap(int64_t o) const {
+        const int64_t start = o * stride - pad;
+        return start < 0 ? smaller(taps, ceil_div(-start, dilation)) : 0;
+    }
+    int64_t last_tap(int64_t o) const {
+        const int64_t room = input - 1 - (o * stride - pad);
+        return room < 0 ? 0 : smaller(taps, room / dilation + 1);
+    }
+    // Outputs all of whose taps lie inside the input: [first_whole, last_whole).
+    int64_t first_whole() const { return first_output(0); }
+    int64_t last_whole() const { return larger(first_whole(), last_output(taps - 1)); }
+    // The same axis without the taps that no output sees inside the input, and with steps of 1 where none is taken.
+    Axis clipped() const {
+        Axis a = *this;
+        const int64_t first = first_tap(output - 1), last = larger(first + 1, last_tap(0));
+        a.taps = smaller(taps, last) - first;
+        a.pad -= first * dilation;
+        if (taps == 1) a.dilation = 1;
+        if (output == 1) a.stride = 1;
+        return a;
+    }
+    // Where a window that starts at `position` first meets the input, or would if the input went on to the right.
+    int64_t first_inside(int64_t position) const {
+        return position < 0 ? position + ceil_div(-position, dilation) * dilation : position;
     }
 
     // Splitting the input into phases (positions equal modulo the stride) turns a strided window into one that reads
@@ -41,6 +68,8 @@ struct Axis {
 
 static inline Axis vertical(const Conv2dShape& s) { return {s.H, s.P, s.R, s.stride_h, s.pad_top, s.dilation_h}; }
 static inline Axis horizontal(const Conv2dShape& s) { return {s.W, s.Q, s.S, s.stride_w, s.pad_left, s.dilation_w}; }
+static inline Axis vertical(const Pool2dShape& s) { return {s.H, s.P, s.R, s.stride_h, s.pad_top, s.dilation_h}; }
+static inline Axis horizontal(const Pool2dShape& s) { return {s.W, s.Q, s.S, s.stride_w, s.pad_left, s.dilation_w}; }
 
 // Blocks of rows, channels and images, in the order of their memory.
 struct PlaneWalk {

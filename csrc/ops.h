@@ -11,7 +11,7 @@
 
 namespace fastcv {
 
-enum class Status { ok, out_of_memory, invalid_cost, infeasible, interrupted };
+enum class Status { ok, out_of_memory, index_out_of_range, invalid_cost, infeasible, interrupted };
 
 // A 4-D array somewhere in memory: any strides, any alignment.
 struct Tensor {
@@ -72,6 +72,20 @@ struct ConvTranspose2dPacked {
 
 struct GramShape {
     int64_t N, C, H, W;
+};
+
+// A window that moves over planes. Bottom and right padding follow from P and Q.
+struct Pool2dShape {
+    int64_t N, C, H, W;
+    int64_t R, S;
+    int64_t P, Q;
+    int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+};
+
+// P x Q numbers of a plane, each with its index in an H x W plane: y * W + x. Indices have the numbers' shape.
+struct IndexedShape {
+    int64_t N, C, H, W;
+    int64_t P, Q;
 };
 
 // An array of attention: batch axes, then a head, a row (query or key) and a column, with any strides and alignment.
@@ -178,6 +192,16 @@ struct KernelTable {
     Status (*gram_matrix)(const GramShape&, int itemsize, double scale, Tensor input, Tensor output);
     Status (*gram_matrix_grad_input)(const GramShape&, int itemsize, double scale, Tensor grad_output, Tensor input,
                                      Tensor grad_input);
+
+    // Indices are integers of index_bytes, 4 or 8. Results are planar or channels-last, and indices lie as output does.
+    Status (*max_pool2d)(const Pool2dShape&, int itemsize, int index_bytes, Tensor input, Tensor output,
+                         Tensor indices);   // indices.data null: output alone
+    Status (*max_pool2d_grad_input)(const IndexedShape&, int itemsize, int index_bytes, Tensor grad_output,
+                                    Tensor indices, Tensor grad_input);
+    Status (*max_unpool2d)(const IndexedShape&, int itemsize, int index_bytes, Tensor input, Tensor indices,
+                           Tensor output);
+    Status (*max_unpool2d_grad_input)(const IndexedShape&, int itemsize, int index_bytes, Tensor grad_output,
+                                      Tensor indices, Tensor grad_input);
 
     // Results are C-contiguous: output (N, H * G, L, F), lse (N, H * G, L), weights (N, H * G, L, S); the last two may be null.
     Status (*attention)(const AttentionShape&, int itemsize, const HeadTensor& query, const HeadTensor& key, const HeadTensor& value,

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -185,50 +185,6 @@ FASTCV_INLINE Vec<T> shift_lanes(Vec<T> a, Vec<T> b) {
 }
 #endif
 
-// ---- comparisons of doubles: a mask per lane, its bits, and what depends on them
-
-using Integers = Vec<int64_t>;
-
-FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
-    return _mm512_maskz_min_pd(0xff, a, b);  // as for shift_lanes
-#else
-    return a < b ? a : b;
-#endif
-}
-FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
-    return _mm512_maskz_max_pd(0xff, a, b);
-#else
-    return a > b ? a : b;
-#endif
-}
-
-#if defined(__AVX512F__)
-using Mask = __mmask8;
-FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
-FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return _mm512_mask_mov_pd(b, m, a); }
-FASTCV_INLINE unsigned bits(Mask m) { return m; }
-FASTCV_INLINE unsigned negative(Integers v) { return _mm512_movepi64_mask(__m512i(v)); }
-#else
-using Mask = Integers;
-FASTCV_INLINE Mask equal(Vec<double> a, Vec<double> b) { return a == b; }
-FASTCV_INLINE Mask less_or_equal(Vec<double> a, Vec<double> b) { return a <= b; }
-FASTCV_INLINE Vec<double> choose(Mask m, Vec<double> a, Vec<double> b) { return m ? a : b; }
-FASTCV_INLINE unsigned bits(Mask m) {
-#if defined(__AVX2__)
-    return unsigned(_mm256_movemask_pd(Vec<double>(m)));
-#else
-    unsigned result = 0;
-    for (int i = 0; i < kLanes<double>; i++) result |= unsigned(m[i] & 1) << i;
-    return result;
-#endif
-}
-// The lanes below 0.
-FASTCV_INLINE unsigned negative(Integers v) { return bits(v < 0); }
-#endif
-
 // ---- permutations, written as index lists that the compiler turns into unpack, shuffle or permute
 
 // even<T>(a, b): a0 a2 .. b0 b2 ..   odd<T>(a, b): a1 a3 .. b1 b3 ..
@@ -275,6 +231,230 @@ FASTCV_INLINE void transpose(Vec<T>* rows) {
         }
         FASTCV_UNROLL for (int i = 0; i < L; i++) rows[i] = other[i];
     }
+}
+
+// ---- lanes that carry a position: comparing, choosing, and integers as wide as the elements
+
+template <class T>
+struct PositionOf;
+template <>
+struct PositionOf<float> {
+    typedef int32_t type;
+};
+template <>
+struct PositionOf<double> {
+    typedef int64_t type;
+};
+template <class T>
+using Position = typename PositionOf<T>::type;
+
+// One truth a lane. `more` is false and `unordered` true where an operand is NaN.
+#if defined(__AVX512F__)
+template <class T>
+struct MaskOf;
+template <>
+struct MaskOf<float> {
+    typedef __mmask16 type;
+};
+template <>
+struct MaskOf<double> {
+    typedef __mmask8 type;
+};
+template <class T>
+using Mask = typename MaskOf<T>::type;
+
+FASTCV_INLINE __mmask16 more(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+FASTCV_INLINE __mmask8 more(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
+FASTCV_INLINE __mmask16 unordered(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+FASTCV_INLINE __mmask8 unordered(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
+FASTCV_INLINE __mmask8 less_or_equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
+FASTCV_INLINE __mmask8 equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+FASTCV_INLINE __mmask16 equal(Vec<int32_t> a, Vec<int32_t> b) { return _mm512_cmpeq_epi32_mask(__m512i(a), __m512i(b)); }
+FASTCV_INLINE __mmask8 equal(Vec<int64_t> a, Vec<int64_t> b) { return _mm512_cmpeq_epi64_mask(__m512i(a), __m512i(b)); }
+template <class T>
+FASTCV_INLINE bool any(Mask<T> m) {
+    return m != 0;
+}
+template <class T>
+FASTCV_INLINE bool all(Mask<T> m) {
+    return m == Mask<T>(-1);
+}
+FASTCV_INLINE unsigned bits(Mask<double> m) { return m; }
+FASTCV_INLINE unsigned negative(Vec<int64_t> v) { return _mm512_movepi64_mask(__m512i(v)); }
+// a where the mask says so, else b.
+FASTCV_INLINE Vec<float> choose(__mmask16 m, Vec<float> a, Vec<float> b) { return _mm512_mask_blend_ps(m, b, a); }
+FASTCV_INLINE Vec<double> choose(__mmask8 m, Vec<double> a, Vec<double> b) { return _mm512_mask_blend_pd(m, b, a); }
+FASTCV_INLINE Vec<int32_t> choose(__mmask16 m, Vec<int32_t> a, Vec<int32_t> b) {
+    return Vec<int32_t>(_mm512_mask_blend_epi32(m, __m512i(b), __m512i(a)));
+}
+FASTCV_INLINE Vec<int64_t> choose(__mmask8 m, Vec<int64_t> a, Vec<int64_t> b) {
+    return Vec<int64_t>(_mm512_mask_blend_epi64(m, __m512i(b), __m512i(a)));
+}
+#else
+template <class T>
+using Mask = Vec<Position<T>>;
+
+FASTCV_INLINE Mask<float> more(Vec<float> a, Vec<float> b) { return a > b; }
+FASTCV_INLINE Mask<double> more(Vec<double> a, Vec<double> b) { return a > b; }
+#if defined(__AVX2__)
+FASTCV_INLINE Mask<float> unordered(Vec<float> a, Vec<float> b) { return Mask<float>(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)); }
+FASTCV_INLINE Mask<double> unordered(Vec<double> a, Vec<double> b) { return Mask<double>(_mm256_cmp_pd(a, b, _CMP_UNORD_Q)); }
+#else
+FASTCV_INLINE Mask<float> unordered(Vec<float> a, Vec<float> b) { return (a != a) | (b != b); }
+FASTCV_INLINE Mask<double> unordered(Vec<double> a, Vec<double> b) { return (a != a) | (b != b); }
+#endif
+FASTCV_INLINE Mask<double> less_or_equal(Vec<double> a, Vec<double> b) { return a <= b; }
+template <class V>
+FASTCV_INLINE auto equal(V a, V b) {
+    return a == b;
+}
+template <class T>
+FASTCV_INLINE bool any(Mask<T> m) {
+    uint64_t words[sizeof m / 8], seen = 0;
+    __builtin_memcpy(words, &m, sizeof m);
+    FASTCV_UNROLL for (const uint64_t word : words) seen |= word;
+    return seen != 0;
+}
+template <class T>
+FASTCV_INLINE bool all(Mask<T> m) {
+    return !any<T>(~m);
+}
+FASTCV_INLINE unsigned bits(Mask<double> m) {
+#if defined(__AVX2__)
+    return unsigned(_mm256_movemask_pd(Vec<double>(m)));
+#else
+    unsigned result = 0;
+    for (int i = 0; i < kLanes<double>; i++) result |= unsigned(m[i] & 1) << i;
+    return result;
+#endif
+}
+// The lanes below 0, a bit each.
+FASTCV_INLINE unsigned negative(Vec<int64_t> v) { return bits(v < 0); }
+// a where the mask says so, else b.
+template <class M, class V>
+FASTCV_INLINE V choose(M m, V a, V b) {
+    return m ? a : b;
+}
+#endif
+
+// The smaller and the larger; b where either is NaN.
+#if defined(__AVX512F__)
+FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) { return _mm512_maskz_min_pd(0xff, a, b); }  // as for shift_lanes
+FASTCV_INLINE Vec<float> upper(Vec<float> a, Vec<float> b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) { return _mm512_maskz_max_pd(0xff, a, b); }
+#elif defined(__AVX2__)
+FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) { return _mm256_min_pd(a, b); }
+FASTCV_INLINE Vec<float> upper(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
+FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+#elif defined(__SSE2__)
+FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) { return _mm_min_pd(a, b); }
+FASTCV_INLINE Vec<float> upper(Vec<float> a, Vec<float> b) { return _mm_max_ps(a, b); }
+FASTCV_INLINE Vec<double> upper(Vec<double> a, Vec<double> b) { return _mm_max_pd(a, b); }
+#else
+FASTCV_INLINE Vec<double> lower(Vec<double> a, Vec<double> b) { return a < b ? a : b; }
+template <class V>
+FASTCV_INLINE V upper(V a, V b) {
+    return a > b ? a : b;
+}
+#endif
+
+// 0, 1, 2 ..
+template <class T>
+FASTCV_INLINE Vec<Position<T>> lane_indices() {
+    Vec<Position<T>> v{};
+    FASTCV_UNROLL for (int l = 0; l < kLanes<T>; l++) v[l] = l;
+    return v;
+}
+
+// The lanes from n on, which load_first does not load.
+template <class T>
+FASTCV_INLINE Mask<T> lanes_from(int64_t n) {
+#if defined(__AVX512F__)
+    return Mask<T>(~first_lanes(n));
+#else
+    return lane_indices<T>() >= Position<T>(n < kLanes<T> ? n : kLanes<T>);
+#endif
+}
+
+// Positions as a caller's array holds them: 4 or 8 bytes each, the first n lanes. They are not negative.
+template <class T>
+struct Narrow {  // as many 32-bit lanes as there are elements in a vector
+    typedef int32_t type __attribute__((vector_size(4 * kLanes<T>)));
+};
+FASTCV_INLINE void store_positions(int32_t* p, Vec<int32_t> v, int64_t n) {
+    store_first(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v), n);
+}
+FASTCV_INLINE void store_positions(int64_t* p, Vec<int64_t> v, int64_t n) {
+    store_first(reinterpret_cast<double*>(p), reinterpret_cast<Vec<double>>(v), n);
+}
+FASTCV_INLINE void store_positions(int64_t* p, Vec<int32_t> v, int64_t n) {
+#if defined(__AVX512F__)
+    const auto first = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const auto second = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    // (With a mask of all lanes, since GCC 12 warns of uninitialised use in the form without one.)
+    const Vec<int64_t> low = reinterpret_cast<Vec<int64_t>>(_mm512_maskz_cvtepi32_epi64(0xff, reinterpret_cast<__m256i>(first)));
+    const Vec<int64_t> high = reinterpret_cast<Vec<int64_t>>(_mm512_maskz_cvtepi32_epi64(0xff, reinterpret_cast<__m256i>(second)));
+#else
+    // Little-endian: a number of 32 bits with zero behind it is the same number in 64.
+    const Vec<int64_t> low = reinterpret_cast<Vec<int64_t>>(interleave_low<int32_t>(v, Vec<int32_t>{}));
+    const Vec<int64_t> high = reinterpret_cast<Vec<int64_t>>(interleave_high<int32_t>(v, Vec<int32_t>{}));
+#endif
+    store_positions(p, low, n);
+    store_positions(p + kLanes<int64_t>, high, n - kLanes<int64_t>);
+}
+FASTCV_INLINE void store_positions(int32_t* p, Vec<int64_t> v, int64_t n) {
+    const typename Narrow<double>::type narrow = __builtin_convertvector(v, typename Narrow<double>::type);
+    if (n >= kLanes<double>)
+        __builtin_memcpy(p, &narrow, sizeof narrow);
+    else
+        for (int l = 0; l < n; l++) store_scalar(p + l, narrow[l]);
+}
+
+// The way back, for any integers: those that do not fit into a lane come as -1, and lanes from n on as anything.
+FASTCV_INLINE void load_positions(Vec<int32_t>& v, const int32_t* p, int64_t n) {
+    v = reinterpret_cast<Vec<int32_t>>(load_first(reinterpret_cast<const float*>(p), n));
+}
+FASTCV_INLINE void load_positions(Vec<int64_t>& v, const int64_t* p, int64_t n) {
+    v = reinterpret_cast<Vec<int64_t>>(load_first(reinterpret_cast<const double*>(p), n));
+}
+FASTCV_INLINE void load_positions(Vec<int32_t>& v, const int64_t* p, int64_t n) {
+    Vec<int64_t> low, high;
+    load_positions(low, p, n);
+    load_positions(high, p + kLanes<int64_t>, n - kLanes<int64_t>);
+#if defined(__AVX512F__)
+    const __m256i first = _mm512_maskz_cvtusepi64_epi32(__mmask8(-1), reinterpret_cast<__m512i>(low));
+    const __m256i second = _mm512_maskz_cvtusepi64_epi32(__mmask8(-1), reinterpret_cast<__m512i>(high));
+    v = reinterpret_cast<Vec<int32_t>>(_mm512_maskz_inserti64x4(__mmask8(-1), _mm512_castsi256_si512(first), second, 1));
+#else
+    const Vec<int32_t> a = reinterpret_cast<Vec<int32_t>>(low), b = reinterpret_cast<Vec<int32_t>>(high);
+    v = even<int32_t>(a, b) | (odd<int32_t>(a, b) != 0);
+#endif
+}
+FASTCV_INLINE void load_positions(Vec<int64_t>& v, const int32_t* p, int64_t n) {
+    typename Narrow<double>::type narrow{};
+    if (n >= kLanes<double>)
+        __builtin_memcpy(&narrow, p, sizeof narrow);
+    else
+        for (int l = 0; l < n; l++) narrow[l] = load_scalar<int32_t>(p + l);
+    v = __builtin_convertvector(narrow, Vec<int64_t>);
+}
+
+// To the elements from `at` on of an array of integers of index_bytes, 4 or 8.
+template <class V>
+FASTCV_INLINE void store_positions(char* indices, int index_bytes, int64_t at, V v, int64_t n) {
+    if (index_bytes == 8)
+        store_positions(reinterpret_cast<int64_t*>(indices) + at, v, n);
+    else
+        store_positions(reinterpret_cast<int32_t*>(indices) + at, v, n);
+}
+template <class T>
+FASTCV_INLINE Vec<Position<T>> load_positions(const char* indices, int index_bytes, int64_t at, int64_t n) {
+    Vec<Position<T>> v;
+    if (index_bytes == 8)
+        load_positions(v, reinterpret_cast<const int64_t*>(indices) + at, n);
+    else
+        load_positions(v, reinterpret_cast<const int32_t*>(indices) + at, n);
+    return v;
 }
 
 template <class T>

@@ -11,6 +11,8 @@ from fastcv.ops.conv_transpose2d import (
 from fastcv.ops.detr_match import detr_match
 from fastcv.ops.gram_matrix import gram_matrix, gram_matrix_grad_input
 from fastcv.ops.linear_sum_assignment import linear_sum_assignment, linear_sum_assignment_batch
+from fastcv.ops.max_pool2d import max_pool2d, max_pool2d_grad_input
+from fastcv.ops.max_unpool2d import max_unpool2d, max_unpool2d_grad_input
 from fastcv.ops.scaled_dot_product_attention import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_grad,
@@ -31,6 +33,10 @@ __all__ = [
     "gram_matrix_grad_input",
     "linear_sum_assignment",
     "linear_sum_assignment_batch",
+    "max_pool2d",
+    "max_pool2d_grad_input",
+    "max_unpool2d",
+    "max_unpool2d_grad_input",
     "scaled_dot_product_attention",
     "scaled_dot_product_attention_grad",
     "set_num_threads",

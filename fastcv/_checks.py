@@ -35,6 +35,7 @@ Shape: TypeAlias = tuple[int, ...]
 Shape4: TypeAlias = tuple[int, int, int, int]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 _INT64_MAX = 2**63 - 1
 # Elements of eight bytes whose offsets fit in 64 bits.
 _MAX_ELEMENTS = 2**60
@@ -71,6 +72,11 @@ def pair(op: str, name: str, value: Any, minimum: int) -> Pair:
     """Return one integer twice, or the two integers of a pair."""
     if type(value) is int and minimum <= value <= _INT64_MAX:
         return value, value
+    if type(value) is tuple and len(value) == 2:
+        first, second = value
+        integers = type(first) is type(second) is int
+        if integers and minimum <= min(value) and max(value) <= _INT64_MAX:
+            return value
     if not isinstance(value, (tuple, list)):
         number = integer(op, name, value, minimum)
         return number, number
@@ -155,6 +161,43 @@ def float_arrays(op: str, arrays: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"{op}: {name}.dtype must equal {first_name}.dtype, got {dtype} != {first_dtype}"
             )
+
+
+def index_array(op: str, array: Any) -> None:
+    """Require indices in a NumPy array of int64 or int32 in the machine's own byte order."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{op}: indices must be a numpy.ndarray, got {type(array).__name__}")
+    if array.dtype not in _INDICES:
+        raise TypeError(
+            f"{op}: indices.dtype must be int64 or int32 in native byte order, got {array.dtype}"
+        )
+
+
+def index_dtype(op: str, value: Any) -> np.dtype[Any]:
+    """Return the dtype that indices are asked for in."""
+    if value is np.int64:
+        return _INDICES[0]
+    try:
+        wanted = None if value is None else np.dtype(value)
+    except TypeError:
+        wanted = None
+    for dtype in _INDICES:
+        if wanted == dtype:
+            return dtype
+    raise TypeError(f"{op}: index_dtype must be int64 or int32, got {_describe(value)}")
+
+
+def index_error(op: str, indices: NDArray[Any], height: int, width: int) -> IndexError:
+    """Name the first index, in row-major order, that is outside its plane."""
+    relation = "must be at least 0 and less than H * W"
+    for place in np.argwhere((indices < 0) | (indices >= height * width))[:1]:
+        position = tuple(map(int, place))
+        return IndexError(
+            f"{op}: indices{list(position)} {relation}, got {indices[position]} and "
+            f"{height} * {width} (indices {indices.shape})"
+        )
+    # Another thread has written to the array in the meantime.
+    return IndexError(f"{op}: indices {relation}, {height} * {width} (indices {indices.shape})")
 
 
 def equal_shapes(op: str, name: str, actual: Shape, relation: str, expected: Shape) -> None:
@@ -523,6 +566,174 @@ def conv_transpose2d_geometry(
     )
 
 
+# Pooling
+
+
+class Pool2dParameters(NamedTuple):
+    """A pooling's window, checked."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    ceil_mode: bool
+
+
+class Pool2dGeometry(NamedTuple):
+    """What a pooling's or unpooling's shapes and parameters amount to."""
+
+    output_shape: Shape4
+    result_shape: Shape  # output_shape, without the batch axis where the input has none
+
+
+def pool2d_parameters(
+    op: str,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any = 1,
+    ceil_mode: Any = False,
+) -> Pool2dParameters:
+    """Check the parameters that shapes play no part in."""
+    window = pair(op, "kernel_size", kernel_size, 1)
+    return Pool2dParameters(
+        window,
+        window if stride is None else pair(op, "stride", stride, 1),
+        pair(op, "padding", padding, 0),
+        pair(op, "dilation", dilation, 1),
+        boolean(op, "ceil_mode", ceil_mode),
+    )
+
+
+def _planes(op: str, name: str, sizes: Shape) -> Shape4:
+    """Return (N, C, H, W) of an image with or without a batch axis, none but N of size 0."""
+    if len(sizes) not in (3, 4):
+        raise ValueError(
+            f"{op}: {name} must have 4 axes (N, C, H, W) or 3 (C, H, W), "
+            f"got {len(sizes)} {_named({name: sizes})}"
+        )
+    fits(op, name, sizes)
+    channels, height, width = sizes[-3:]
+    if not (channels and height and width):
+        raise ValueError(
+            f"{op}: {name}[{len(sizes) - 3}:] must be at least 1, "
+            f"got {channels} x {height} x {width} {_named({name: sizes})}"
+        )
+    return (sizes[0] if len(sizes) == 4 else 1, channels, height, width)
+
+
+@lru_cache(maxsize=256)
+def max_pool2d_geometry(
+    op: str, input_shape: Shape, parameters: Pool2dParameters
+) -> Pool2dGeometry:
+    """Check the input's shape against the window and work out the output's."""
+    batch, channels, *plane = _planes(op, "input.shape", input_shape)
+    extents: list[int] = []
+    for axis, size in enumerate(plane):
+        taps, step = parameters.kernel_size[axis], parameters.stride[axis]
+        padding, distance = parameters.padding[axis], parameters.dilation[axis]
+        if padding > taps // 2:
+            raise ValueError(
+                f"{op}: padding[{axis}] must be at most kernel_size[{axis}] // 2, "
+                f"got {padding} > {taps} // 2"
+            )
+        window = distance * (taps - 1) + 1
+        spare = step - 1 if parameters.ceil_mode else 0
+        if window > size + 2 * padding + spare:
+            more = f" + stride[{axis}] - 1" if spare else ""
+            raise ValueError(
+                f"{op}: dilation[{axis}] * (kernel_size[{axis}] - 1) + 1 must be at most "
+                f"input.shape[{len(input_shape) - 2 + axis}] + 2 * padding[{axis}]{more}, got "
+                f"{distance} * ({taps} - 1) + 1 > {size} + 2 * {padding}"
+                f"{f' + {step} - 1' if spare else ''} {_named({'input.shape': input_shape})}"
+            )
+        extent = output_extent(size + 2 * padding + spare, window, step)
+        # With ceil_mode, the last window has to start inside the image or its left padding.
+        if parameters.ceil_mode and (extent - 1) * step >= size + padding:
+            extent -= 1
+        extents.append(extent)
+    output_shape = (batch, channels, extents[0], extents[1])
+    fits(op, "the output", output_shape)
+    return Pool2dGeometry(output_shape, output_shape[4 - len(input_shape) :])
+
+
+def max_pool2d_index_dtype(op: str, dtype: np.dtype[Any], input_shape: Shape) -> None:
+    """Require that the dtype holds every position of a plane."""
+    height, width = input_shape[-2:]
+    if height * width > np.iinfo(dtype).max:
+        raise ValueError(
+            f"{op}: H * W must be less than 2**31 for index_dtype int32, got {height} * {width}"
+        )
+
+
+@lru_cache(maxsize=256)
+def max_pool2d_grad_shapes(
+    op: str, grad_shape: Shape, indices_shape: Shape, input_shape: Shape
+) -> None:
+    """Require one index for each gradient, and an input of as many planes."""
+    equal_shapes(op, "indices.shape", indices_shape, "grad_output.shape", grad_shape)
+    _planes(op, "input_shape", input_shape)
+    shapes = _named({"grad_output": grad_shape, "input_shape": input_shape})
+    if len(grad_shape) != len(input_shape) or grad_shape[:-2] != input_shape[:-2]:
+        raise ValueError(
+            f"{op}: grad_output.shape[:-2] must equal input_shape[:-2], "
+            f"got {grad_shape[:-2]} != {input_shape[:-2]} {shapes}"
+        )
+
+
+@lru_cache(maxsize=256)
+def max_unpool2d_geometry(
+    op: str,
+    input_shape: Shape,
+    indices_shape: Shape,
+    parameters: Pool2dParameters,
+    output_size: Shape | None,
+) -> Pool2dGeometry:
+    """Check shapes against each other and work out the output's."""
+    equal_shapes(op, "indices.shape", indices_shape, "input.shape", input_shape)
+    batch, channels, *plane = _planes(op, "input.shape", input_shape)
+    if output_size is not None and len(output_size) not in (2, 4):
+        raise ValueError(
+            f"{op}: output_size must have 2 axes (H, W) or 4 (N, C, H, W), "
+            f"got {len(output_size)} (output_size {output_size})"
+        )
+    extents: list[int] = []
+    for axis, size in enumerate(plane):
+        taps, step = parameters.kernel_size[axis], parameters.stride[axis]
+        padding = parameters.padding[axis]
+        usual = (size - 1) * step - 2 * padding + taps
+        if output_size is None:
+            if usual < 0:
+                raise ValueError(
+                    f"{op}: (input.shape[{len(input_shape) - 2 + axis}] - 1) * stride[{axis}] "
+                    f"- 2 * padding[{axis}] + kernel_size[{axis}] must be at least 0, got "
+                    f"({size} - 1) * {step} - 2 * {padding} + {taps}"
+                )
+            extents.append(usual)
+            continue
+        extent = output_size[axis - 2]
+        if not usual - step < extent < usual + step:
+            raise ValueError(
+                f"{op}: output_size[{axis - 2}] must be between {usual - step + 1} and "
+                f"{usual + step - 1}, less than stride[{axis}] from the usual {usual}, got {extent}"
+            )
+        extents.append(extent)
+    output_shape = (batch, channels, extents[0], extents[1])
+    fits(op, "the output", output_shape)
+    return Pool2dGeometry(output_shape, output_shape[4 - len(input_shape) :])
+
+
+def max_unpool2d_grad_shapes(op: str, grad_shape: Shape, indices_shape: Shape) -> None:
+    """Require indices into the planes of the gradient."""
+    _planes(op, "indices.shape", indices_shape)
+    shapes = _named({"grad_output": grad_shape, "indices": indices_shape})
+    if len(grad_shape) != len(indices_shape) or grad_shape[:-2] != indices_shape[:-2]:
+        raise ValueError(
+            f"{op}: grad_output.shape[:-2] must equal indices.shape[:-2], "
+            f"got {grad_shape[:-2]} != {indices_shape[:-2]} {shapes}"
+        )
+
+
 # Texts
 
 
@@ -555,6 +766,8 @@ _MAX_BATCH_AXES = 8
 
 def boolean(op: str, name: str, value: Any) -> bool:
     """Return a Python or NumPy bool as a plain one; nothing else is taken for true or false."""
+    if value is False or value is True:
+        return value
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{op}: {name} must be a bool, got {_describe(value)}")
     return bool(value)

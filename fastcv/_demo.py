@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastcv import (
     Conv2d,
@@ -21,6 +21,8 @@ from fastcv import (
     detr_match,
     get_num_threads,
     gram_matrix,
+    max_pool2d,
+    max_unpool2d,
     reference,
     scaled_dot_product_attention,
 )
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> int:
     run_network(table, f"network {NETWORK_SIDE}", small)
     layers = run_network(table, "network full", full)
     sizes = run_enlargement(table, full)
+    pools = run_pooling(table, full)
     grams = {
         name: table.gram_matrix(f"Gram matrix: {name}", layer)
         for name, layer in zip(
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> int:
         "\nThe error is the largest one against float64, relative to the output's root mean square."
     )
     try:
-        draw(options.output, full, filters, layers, sizes, grams, looks, matching, table)
+        draw(options.output, full, filters, layers, sizes, pools, grams, looks, matching, table)
     except (OSError, ValueError) as error:  # an unknown format is a ValueError
         return _fail(f"Cannot write the picture: {error}")
     print(f"\nThe picture is in {options.output}")
@@ -201,6 +204,24 @@ class Table:
         return self._measure(
             name, tokens, "queries, keys and values", "fused", attend, expected, flops
         )
+
+    def moved(
+        self,
+        name: str,
+        image: Array,
+        window: str,
+        call: Callable[[Array], Array],
+        expected: ArrayLike,
+    ) -> Array:
+        """Run an op that compares and moves numbers: it has no rate of operations."""
+        output = call(image)
+        error = np.abs(output - np.asarray(expected)).max()
+        seconds = _median_time(call, image)
+        print(
+            f"{name:24} {'x'.join(map(str, image.shape)):>12} {window:28} {'-':14} "
+            f"{seconds * 1e3:8.3f} {'-':>8} {'-':>8} {error:8.0e}"
+        )
+        return output
 
     def _measure(
         self,
@@ -370,7 +391,7 @@ def run_attention(table: Table, image: Array) -> list[tuple[tuple[int, int, int]
     tokens = (tokens / (length + 1e-6)).astype(np.float32, order="C")
     table.attention("attention of patches", tokens)
 
-    places = [(height // 5, width // 2), (height // 8, width // 6), (height // 2, width // 2)]
+    places = [(height // 5, width // 2), (height // 8, width // 6), (height // 6, width // 12)]
     places.append((height - 1 - height // 8, width // 4))
     looks = []
     for row, column in places:
@@ -416,3 +437,27 @@ def run_matching(edges: Array) -> Matching:
     seconds = _median_time(match, predicted[None])
     print(f"\ndetr_match of {queries} boxes and {count} objects: {seconds * 1e6:.1f} microseconds")
     return Matching(objects, predicted, (query, target))
+
+
+def run_pooling(table: Table, image: Array) -> dict[str, Array]:
+    """Pool the photograph, and bring it back by its switches and by repeating each pixel."""
+    side = 4
+    _, height, width = image.shape
+    image = image[:, : height // side * side, : width // side * side]
+    pooled = table.moved(
+        "largest of 4x4",
+        image,
+        f"{side}x{side} stride {side}",
+        lambda x: max_pool2d(x, side),
+        reference.max_pool2d(image, side),
+    )
+    _, switches = max_pool2d(image, side, return_indices=True)
+    unpooled = table.moved(
+        "back to their places",
+        pooled,
+        f"{side}x{side} stride {side}",
+        lambda x: max_unpool2d(x, switches, side),
+        reference.max_unpool2d(pooled, switches, side),
+    )
+    repeated = pooled.repeat(side, axis=1).repeat(side, axis=2)
+    return {"pooled": pooled, "unpooled": unpooled, "repeated": repeated, "image": image}

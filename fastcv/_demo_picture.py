@@ -28,17 +28,18 @@ def draw(
     filters: dict[str, Array],
     layers: list[Array],
     sizes: dict[str, Array],
+    pools: dict[str, Array],
     grams: dict[str, Array],
     looks: list[tuple[tuple[int, int, int], Array]],
     matching: Matching,
     table: Table,
 ) -> None:
-    """Write filters; their bank and the rates; layers; enlargements; attention; Gram matrices."""
+    """Write filters; bank and rates; layers; enlargements; pooling; attention; Gram matrices."""
     height = float(np.clip(image.shape[1] / image.shape[2], 0.4, 1.8))
     figure = plt.figure(
-        figsize=(16, 5 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
+        figsize=(16, 6 * (4 * height + 0.25) + 5), facecolor=PAPER, layout="constrained"
     )
-    grid = figure.add_gridspec(6, 4, height_ratios=[height] * 5 + [1])
+    grid = figure.add_gridspec(7, 4, height_ratios=[height] * 6 + [1])
 
     def panel(row: int, columns: int | slice, title: str, picture: Array, **style: Any) -> None:
         axes = figure.add_subplot(grid[row, columns])
@@ -46,7 +47,7 @@ def draw(
         axes.set_title(title, **TITLE)
         axes.set_axis_off()
 
-    panel(0, 0, "photograph, and boxes matched to objects", image.transpose(1, 2, 0))
+    panel(0, 0, "boxes matched to objects", image.transpose(1, 2, 0))
     boxes(figure.axes[-1], matching, image.shape[1:])
     panel(0, 1, "Sobel edges", stretched(np.hypot(*filters["sobel"])), cmap="magma")
     panel(0, 2, "Gaussian blur", filters["blur"].transpose(1, 2, 0).clip(0, 1))
@@ -70,13 +71,19 @@ def draw(
     panel(3, 1, "a quarter of the size", detail(sizes["reduced"]), interpolation="nearest")
     panel(3, 2, "enlarged: windows side by side", detail(sizes["squares"]))
     panel(3, 3, "enlarged: windows that overlap", detail(sizes["cubics"]))
+
+    panel(4, 0, "the largest of 4x4", detail(pools["pooled"]), interpolation="nearest")
+    panel(4, 1, "each repeated", detail(pools["repeated"]))
+    panel(4, 2, "each put back by its switch", detail(pools["unpooled"]))
+    panel(4, 3, "what was not the largest", detail(pools["image"] - pools["unpooled"]))
+
     for column, (name, gram) in enumerate(grams.items()):
         # As cosines between channels, lest the strongest one be all that is seen.
         lengths: Array = np.sqrt(gram.diagonal()).clip(1e-30)
         cosines: Array = gram / np.outer(lengths, lengths)
-        panel(5, column, f"Gram matrix: {name}", cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+        panel(6, column, f"Gram matrix: {name}", cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     for column, (patch, weights) in enumerate(looks):
-        panel(4, column, "where the marked patch looks", looking(image, patch, weights))
+        panel(5, column, "where the marked patch looks", looking(image, patch, weights))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
@@ -99,7 +106,8 @@ def detail(image: Array) -> Array:
 def looking(image: Array, patch: tuple[int, int, int], weights: Array) -> Array:
     """Darken what a patch does not attend to, and frame the patch."""
     top, left, side = patch
-    strength = np.sqrt(weights / weights.max())
+    others = np.delete(weights.ravel(), weights.argmax())  # it always looks at itself the most
+    strength = np.sqrt(weights / others.max(initial=1e-30)).clip(0, 1)
     lit = np.kron(strength, np.ones((side, side), np.float32))[: image.shape[1], : image.shape[2]]
     picture = image.transpose(1, 2, 0) * (0.15 + 0.85 * lit[..., None])
     frame = np.zeros(image.shape[1:], bool)
@@ -196,3 +204,4 @@ def boxes(axes: Axes, matching: Matching, size: tuple[int, ...]) -> None:
         frame(matching.predicted[query], edgecolor=colour, linewidth=2.2)
         ends = np.stack([matching.objects[target, :2], matching.predicted[query, :2]]) * scale[:2]
         axes.plot(*ends.T, color=colour, linewidth=1.5)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))  # lines outside widen it

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatT = TypeVar("FloatT", np.float32, np.float64)
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
-def batched(array: NDArray[FloatT]) -> NDArray[FloatT]:
+def batched(array: NDArray[ScalarT]) -> NDArray[ScalarT]:
     """Return (C, H, W) as a view (1, C, H, W), and (N, C, H, W) as it is."""
     return array if array.ndim == 4 else array[None]
 
@@ -49,8 +50,15 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
 
 def empty(shape: tuple[int, ...], like: NDArray[FloatT]) -> NDArray[FloatT]:
     """Return a new array (..., C, H, W) with the dtype and the memory order of `like`."""
-    if not is_channels_last(like):
-        return np.empty(shape, like.dtype)
+    return empty_in_order(shape, like.dtype, channels_last=is_channels_last(like))
+
+
+def empty_in_order(
+    shape: tuple[int, ...], dtype: np.dtype[Any], *, channels_last: bool
+) -> NDArray[Any]:
+    """Return a new array (..., C, H, W), C-contiguous or channels-last."""
+    if not channels_last:
+        return np.empty(shape, dtype)
     *batch, channels, height, width = shape
-    memory = np.empty((*batch, height, width, channels), like.dtype)
+    memory = np.empty((*batch, height, width, channels), dtype)
     return memory.transpose((0, 3, 1, 2) if batch else (2, 0, 1))

@@ -6,6 +6,7 @@ import fuzz_conv2d
 import fuzz_conv_transpose2d
 import fuzz_gram_matrix
 import fuzz_linear_sum_assignment
+import fuzz_max_pool2d
 import fuzz_scaled_dot_product_attention
 import fuzzing
 import pytest
@@ -41,6 +42,23 @@ def test_scaled_dot_product_attention(first: int) -> None:
 def test_linear_sum_assignment(first: int) -> None:
     draw, check = fuzz_linear_sum_assignment.draw, fuzz_linear_sum_assignment.check
     assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
+
+
+@pytest.mark.parametrize("first", range(0, 1000, CHUNK))
+def test_max_pool2d(first: int) -> None:
+    draw, check = fuzz_max_pool2d.draw, fuzz_max_pool2d.check
+    assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
+
+
+def test_examples_of_poolings_cover_the_parameters() -> None:
+    examples = [fuzz_max_pool2d.draw(seed) for seed in range(600)]
+    for name in ("dtype", "index_dtype", "batched", "values", "threads"):
+        values = {str(getattr(example, name)) for example in examples}
+        assert len(values) >= 2, name
+    assert any(example.case.input_shape[0] == 0 for example in examples)
+    assert {example.case.ceil_mode for example in examples} == {False, True}
+    layouts = {layout for example in examples for layout in example.layouts}
+    assert layouts == set(fuzz_max_pool2d.LAYOUTS)
 
 
 def test_examples_cover_the_parameters() -> None:

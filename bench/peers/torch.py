@@ -12,11 +12,12 @@ class TorchNCHW:
         torch.set_grad_enabled(False)
 
     def tensor(self, array):
+        borrowed = torch.from_numpy(array)
         if array.ndim < 4:
-            return torch.from_numpy(array)
+            return borrowed
         # empty() settles the strides of axes of length one too; torch chooses its path by them.
-        tensor = torch.empty(array.shape, memory_format=self.layout)
-        return tensor.copy_(torch.from_numpy(array))
+        tensor = torch.empty(array.shape, dtype=borrowed.dtype, memory_format=self.layout)
+        return tensor.copy_(borrowed)
 
     def arrays(self, result):
         return [t.numpy() for t in (result if isinstance(result, tuple) else (result,))]

@@ -100,6 +100,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     bind_conv2d(m);
     bind_conv_transpose2d(m);
     bind_gram_matrix(m);
+    bind_max_pool2d(m);
+    bind_max_unpool2d(m);
     bind_scaled_dot_product_attention(m);
     bind_linear_sum_assignment(m);
 }

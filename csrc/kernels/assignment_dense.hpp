@@ -236,7 +236,7 @@ typename Dense<T>::Two Dense<T>::two_smallest(int64_t i) {
     };
     merge(0, 1), merge(2, 3), merge(0, 2);
     const double least = lowest_lane<double>(first[0]);
-    const Mask at = equal(first[0], splat(least));
+    const Mask<double> at = equal(first[0], splat(least));
     if (bits(at) & (bits(at) - 1)) return {least, least};
     return {least, lowest_lane<double>(choose(at, second[0], first[0]))};
 }

@@ -38,6 +38,7 @@ __attribute__((format(printf, 1, 2))) inline void fail(const char* format, ...) 
 // A file each: one operation on every kernel of an instruction set.
 void convolution(const KernelTable& table);
 void gram_matrix(const KernelTable& table);
+void max_pool2d(const KernelTable& table);
 void attention(const KernelTable& table);
 void assignment(const KernelTable& table);
 

@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
         printf("checking %s\n", isa->name);
         check::convolution(*table);
         check::gram_matrix(*table);
+        check::max_pool2d(*table);
         check::attention(*table);
         check::assignment(*table);
         tables++;
