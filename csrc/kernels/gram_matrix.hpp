@@ -67,6 +67,11 @@ static inline int64_t gram_width(const GramShape& s, const Tensor& t) {
     return s.H == 1 || t.stride_bytes[2] == s.W * t.stride_bytes[3] ? s.H * s.W : s.W;
 }
 
+// For threads_for: moving an element counts as 16 operations, which is what a few channels spend their time on.
+static inline double gram_work(const GramShape& s) {
+    return double(s.N) * double(s.C) * double(s.H) * double(s.W) * (2.0 * double(s.C) + 16);
+}
+
 // Into how many groups of its columns an item's result is cut, so that threads have equally many.
 static inline int64_t gram_groups(int64_t items, int threads) {
     int64_t groups = 1;
@@ -386,7 +391,7 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
     }
     c.width = gram_width(s, input);
     const int64_t packed = plan_gram(c);
-    const int threads = threads_for(2.0 * double(s.N) * double(s.C) * double(s.C) * double(c.pixels));
+    const int threads = threads_for(gram_work(s));
     // Partial matrices: each image's in a wave of images, or one for each thread.
     const int64_t matrix = c.matrix(), kWaveBytes = int64_t(4) << 20;
     const int64_t wave = c.one_block ? s.N : smaller(s.N, larger(1, kWaveBytes / (c.parts * matrix * int64_t(sizeof(T)))));

@@ -61,59 +61,73 @@ static void fill_gram_square(const GramGradCall<T>& c, int64_t n, int64_t k, T* 
     }
 }
 
-// result[i][j] = sum over k of rows[i][k] * columns[k][j]; of the tile's rows and columns the first ones go out.
-template <class T, int NV>
+// result[i][j] = sum over k of rows[i][k] * columns[k][j]; of the tile's columns the first ones go out.
+template <class T, int MT, int NV>
 FASTCV_NOINLINE void gram_grad_tile(const T* rows, int64_t row_pitch, const T* columns, int64_t vector_stride, int64_t depth,
-                                    const DepthStep* step, char* result, int64_t result_row_bytes, int64_t row_count,
-                                    int64_t column_count) {
-    constexpr int L = kLanes<T>, MT = GramTiles::rows<T>;
+                                    const DepthStep* step, char* result, int64_t result_row_bytes, int64_t column_count) {
+    constexpr int L = kLanes<T>;
     Vec<T> acc[MT][NV];
     clear_tile<T, MT, NV>(acc);
     const T* vectors[NV];
     FASTCV_UNROLL for (int j = 0; j < NV; j++) vectors[j] = columns + j * vector_stride;
     pixel_lanes<T, MT, NV>(acc, depth, rows, row_pitch, vectors, step);
     FASTCV_UNROLL for (int i = 0; i < MT; i++) {
-        if (i >= row_count) break;
         T* to = reinterpret_cast<T*>(result + i * result_row_bytes);
         FASTCV_UNROLL for (int j = 0; j < NV; j++) store_first(to + j * L, acc[i][j], column_count - j * L);
     }
 }
 template <class T>
-using GramGradTile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, const DepthStep*, char*, int64_t, int64_t, int64_t);
-template <class T>
-static GramGradTile<T> find_gram_grad_tile(int64_t columns) {
+using GramGradTile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, const DepthStep*, char*, int64_t, int64_t);
+template <class T, int MT = 1>
+static GramGradTile<T> find_gram_grad_tile(int64_t rows, int64_t columns) {
     constexpr int64_t L = kLanes<T>;
-    return columns > 2 * L ? gram_grad_tile<T, 3> : columns > L ? gram_grad_tile<T, 2> : gram_grad_tile<T, 1>;
+    if constexpr (MT < GramTiles::rows<T>) {
+        if (rows > MT) return find_gram_grad_tile<T, MT + 1>(rows, columns);
+    }
+    return columns > 2 * L ? gram_grad_tile<T, MT, 3> : columns > L ? gram_grad_tile<T, MT, 2> : gram_grad_tile<T, MT, 1>;
 }
+
+// Rows are shared out among as few tiles as they need, equally: 6 + 6 + 5 rather than 8 + 8 + 1.
+template <class T>
+struct GramRows {
+    int64_t rows, tiles;
+    explicit GramRows(int64_t n) : rows(n), tiles(ceil_div(n, GramTiles::rows<T>)) {}
+    int64_t begin(int64_t tile) const { return rows * tile / tiles; }
+};
 
 // NCHW: a group of channels of one block of pixels.
 template <class T>
 static void gram_grad_planes(const GramGradCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t group, const T* square,
                              T* packed, const DepthStep* step) {
-    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kStrip = GramTiles::vectors * L;
-    const int64_t C = c.shape.C, tiles = ceil_div(C, MT), strip = C * kStrip;
+    constexpr int64_t L = kLanes<T>, kStrip = GramTiles::vectors * L;
+    const int64_t C = c.shape.C, strip = C * kStrip;
+    const GramRows<T> rows(C);
     const GramImage image = c.image(n);
     for (int64_t p = first; p < last; p += kStrip)
         pack_gram_rows<T>(image, C, p, smaller(last, p + kStrip), packed + (p - first) / kStrip * strip, kStrip);
-    for (int64_t t = tiles * group / c.groups; t < tiles * (group + 1) / c.groups; t++)
+    for (int64_t t = rows.tiles * group / c.groups; t < rows.tiles * (group + 1) / c.groups; t++) {
+        const int64_t i = rows.begin(t), count = rows.begin(t + 1) - i;
         for (int64_t p = first; p < last; p += kStrip)
-            find_gram_grad_tile<T>(last - p)(square + t * MT * c.square_row, c.square_row, packed + (p - first) / kStrip * strip, L,
-                                             C, step, c.result(n, t * MT, p), c.grad_input.stride_bytes[1], C - t * MT, last - p);
+            find_gram_grad_tile<T>(count, last - p)(square + i * c.square_row, c.square_row, packed + (p - first) / kStrip * strip, L,
+                                                    C, step, c.result(n, i, p), c.grad_input.stride_bytes[1], last - p);
+    }
 }
 
 // Channels-last: a group of channels of one block of pixels.
 template <class T>
 static void gram_grad_rows(const GramGradCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t group, const T* square,
                            T* packed, const DepthStep* step) {
-    constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>;
+    constexpr int64_t L = kLanes<T>;
     const int64_t C = c.shape.C, panels = ceil_div(C, L), end = panels * (group + 1) / c.groups;
+    const GramRows<T> rows(last - first);
     pack_gram_panels<T>(c.image(n), C, first, last, packed, c.block * L);
     for (int64_t j = panels * group / c.groups; j < end;) {
         const int64_t take = gram_panels_at_once(end - j);
-        const GramGradTile<T> tile = find_gram_grad_tile<T>(take * L);
-        for (int64_t p = first; p < last; p += MT)
-            tile(packed + (p - first) * L, L, square + j * c.square_column, c.square_column, C, step, c.result(n, j * L, p),
-                 c.grad_input.stride_bytes[3], last - p, C - j * L);
+        for (int64_t t = 0; t < rows.tiles; t++) {
+            const int64_t p = rows.begin(t), count = rows.begin(t + 1) - p;
+            find_gram_grad_tile<T>(count, take * L)(packed + p * L, L, square + j * c.square_column, c.square_column, C, step,
+                                                    c.result(n, j * L, first + p), c.grad_input.stride_bytes[3], C - j * L);
+        }
         j += take;
     }
 }
@@ -135,7 +149,7 @@ static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor gr
     const int64_t unit = c.channels_last ? MT : kStrip;
     c.block = unit * larger(1, smaller(ceil_div(c.pixels, unit), kBlockBytes / (unit * channels * kElement)));
     c.blocks = ceil_div(c.pixels, c.block);
-    const int threads = threads_for(2.0 * double(s.N) * double(s.C) * double(s.C) * double(c.pixels));
+    const int threads = threads_for(gram_work(s));
     const int64_t wave = smaller(s.N, larger(1, kWaveBytes / (c.square * kElement)));
     c.groups = gram_groups(wave * c.blocks, threads);
 
