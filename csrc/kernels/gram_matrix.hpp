@@ -2,8 +2,8 @@
 //
 //   output[n][i][j] = scale * sum over p of x[n][i][p] * x[n][j][p]
 //
-// x: C channels of H * W pixels p. The result is symmetric, so only tiles on and above the diagonal are computed; its other half is
-// their mirror image. The sum runs over pixels, and there are two ways to fill vectors:
+// x: C channels of H * W pixels p. The result is symmetric, so only tiles on and above the diagonal are computed; its other
+// half is their mirror image. The sum runs over pixels, and there are two ways to fill vectors:
 //
 //   dot tiles                                    panels
 //   lanes are pixels, as they lie in NCHW        lanes are channels, as they lie in channels-last
@@ -16,14 +16,15 @@
 //              |  \  |     of a block                 +-----+----+----+
 //                                                           |    |    |
 //
-// Dot tiles waste nothing on the diagonal, where they are triangles, and need no transposition, but a block of pixels has to pay for
-// adding up lanes. Panels waste up to a vector of channels on the diagonal, and NCHW has to be transposed: squares of lanes x lanes
-// go to [C / lanes][pixel][lane], from which both operands of a tile are read. `plan_gram` counts both and takes the cheaper
-// one; in channels-last memory it is always panels.
+// Dot tiles waste nothing on the diagonal, where they are triangles, and need no transposition, but a block of pixels has to
+// pay for adding up lanes. Panels waste up to a vector of channels on the diagonal, and NCHW has to be transposed: squares of
+// lanes x lanes go to [C / lanes][pixel][lane], from which both operands of a tile are read. `plan_gram` counts both and takes
+// the cheaper one; in channels-last memory it is always panels.
 //
-// A large image with few channels is cut into parts, each summed by itself. There are as many as give sums of 1024 pixels and more
-// and partial matrices of at most 1 MB together: what adding them costs is then below 1%. That depends on the shape of an image
-// alone. Threads share out parts and images and, where these are few, groups of columns; so neither they nor the batch change a bit.
+// A large image with few channels is cut into parts, each summed by itself. There are as many as give sums of 1024 pixels and
+// more and partial matrices of at most 1 MB together: what adding them costs is then below 1%. That depends on the shape of an
+// image alone. Threads share out parts and images and, where these are few, groups of columns; so neither they nor the batch
+// change a bit.
 #pragma once
 
 #include "../channel_lanes.h"
@@ -189,8 +190,8 @@ static void pack_gram_rows(const GramImage& image, int64_t channels, int64_t fir
 }
 
 template <class T>
-static void gram_dot_block(const T* rows, int64_t pitch, int64_t depth, int64_t channels, int64_t first_column, int64_t last_column,
-                           T* sum, int64_t sum_pitch, bool first) {
+static void gram_dot_block(const T* rows, int64_t pitch, int64_t depth, int64_t channels, int64_t first_column,
+                           int64_t last_column, T* sum, int64_t sum_pitch, bool first) {
     constexpr int64_t R = GramTiles::dots;
     const GramDots<T> full = find_gram_dots<T>(R), last = find_gram_dots<T>(channels % R ? channels % R : R);
     constexpr int64_t kColumns = 60;
@@ -223,19 +224,20 @@ FASTCV_NOINLINE void gram_panel_tile(const T* rows, const T* columns, int64_t pa
 }
 
 template <class T>
-static void pack_gram_panels(const GramImage& image, int64_t channels, int64_t first, int64_t last, T* panels, int64_t panel_stride) {
+static void pack_gram_panels(const GramImage& image, int64_t channels, int64_t first, int64_t last, T* panels,
+                             int64_t panel_stride) {
     constexpr int64_t L = kLanes<T>;
     for (int64_t c = 0; c < channels; c += L)
         image.for_each_piece(first, last, [&](int64_t before, int64_t count, const char* at) {
-            load_channel_lanes<T>(panels + c / L * panel_stride + before * L, count, at + c * image.channel_bytes, image.channel_bytes,
-                                  image.pixel_bytes, smaller(L, channels - c), 0, count);
+            load_channel_lanes<T>(panels + c / L * panel_stride + before * L, count, at + c * image.channel_bytes,
+                                  image.channel_bytes, image.pixel_bytes, smaller(L, channels - c), 0, count);
         });
 }
 
 // ---- both
 
-// The first of `units` columns of group g, so that groups have equally many tiles: columns before it hold a share of g / groups of
-// the triangle.
+// The first of `units` columns of group g, so that groups have equally many tiles: columns before it hold a share of g / groups
+// of the triangle.
 static inline int64_t first_of_group(int64_t g, int64_t groups, int64_t units) {
     int64_t u = 0;
     while (double(u) * double(u + 1) * double(groups) < double(g) * double(units) * double(units + 1)) u++;
@@ -248,9 +250,10 @@ static T* gram_output(const GramCall<T>& c, int64_t n, int64_t i, int64_t j) {
     return reinterpret_cast<T*>(c.output.data + n * c.output.stride_bytes[0] + i * c.output.stride_bytes[1]) + j;
 }
 
-// The part of rows [first, last) and columns [j, end) that is on or above the diagonal, and its mirror image: adds parts up in their
-// order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares are mirrored
-// together, since the result's rows may be a power of two apart, where a line that is written in pieces leaves the cache in between.
+// The part of rows [first, last) and columns [j, end) that is on or above the diagonal, and its mirror image: adds parts up in
+// their order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares are
+// mirrored together, since the result's rows may be a power of two apart, where a line that is written in pieces leaves the
+// cache in between.
 constexpr int64_t kGramSquares = 4;
 template <class T>
 static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t j, int64_t end, T* sums) {
@@ -285,9 +288,9 @@ static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t 
     }
 }
 
-// Brings what finish_gram writes near, a row of tiles ahead: rows [i, i + rows) of columns [j, end), and as large a share of the
-// mirror image. Stores that miss wait for each other: 2048 channels of 7 x 7 pixels on two threads take 2.2 ms without, 1.75 with.
-// Inline, because a call that only prefetches has no effect that GCC would keep it for.
+// Brings what finish_gram writes near, a row of tiles ahead: rows [i, i + rows) of columns [j, end), and as large a share of
+// the mirror image. Stores that miss wait for each other: 2048 channels of 7 x 7 pixels on two threads take 2.2 ms without,
+// 1.75 with. Inline, because a call that only prefetches has no effect that GCC would keep it for.
 template <class T>
 FASTCV_INLINE void prefetch_gram(const GramCall<T>& c, int64_t n, int64_t i, int64_t rows, int64_t j, int64_t end) {
     constexpr int64_t kLine = 64 / int64_t(sizeof(T)), kRows = kGramSquares * kLanes<T>;
@@ -303,8 +306,8 @@ FASTCV_INLINE void prefetch_gram(const GramCall<T>& c, int64_t n, int64_t i, int
 // finished while it is in the cache; where it is the first as well, there is never more than that row: `sum` then has no columns
 // for those before it.
 template <class T>
-static void gram_panel_block(const GramCall<T>& c, int64_t n, const T* packed, int64_t depth, const DepthStep* step, int64_t first,
-                             int64_t last, T* sum, bool is_first, bool is_last) {
+static void gram_panel_block(const GramCall<T>& c, int64_t n, const T* packed, int64_t depth, const DepthStep* step,
+                             int64_t first, int64_t last, T* sum, bool is_first, bool is_last) {
     constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kFinished = kGramSquares * L;
     for (int64_t j = first; j < last;) {
         const int64_t end = j + gram_panels_at_once(last - j), channels = smaller(end * L, c.shape.C);
@@ -348,23 +351,28 @@ static void gram_part(const GramCall<T>& c, int64_t n, int64_t part, int64_t gro
     }
 }
 
+constexpr int64_t kPartsBytes = int64_t(1) << 20;
+
 // Parts, blocks and the kind of tile, by estimated cycles. Returns the elements that a packed block takes.
 template <class T>
 static int64_t plan_gram(GramCall<T>& c) {
     constexpr int64_t L = kLanes<T>, R = GramTiles::dots, MT = GramTiles::rows<T>;
     const int64_t C = c.shape.C;
     const int64_t panels = ceil_div(C, L);
-    const int64_t limit = larger(1, (int64_t(1) << 20) / (C * C * int64_t(sizeof(T))));
+    const int64_t most_parts = larger(1, kPartsBytes / (C * C * int64_t(sizeof(T))));
     c.parts = 1;
-    while (c.parts * 2 <= smaller(limit, c.pixels / 1024)) c.parts *= 2;
+    while (c.parts * 2 <= smaller(most_parts, c.pixels / 1024)) c.parts *= 2;
     c.part_pixels = round_up(ceil_div(c.pixels, c.parts), L);
     c.parts = ceil_div(c.pixels, c.part_pixels);
 
+    // Multiply-adds of vectors, one a cycle, and what surrounds them: adding up a tile's lanes, 100 cycles; copying or
+    // transposing a vector of pixels; storing a row of a panel tile.
     c.block = smaller(c.part_pixels, 4096 / int64_t(sizeof(T)));
-    const double vectors = double(ceil_div(c.block, L)), tiles = double(ceil_div(C, R));
-    const double dot_cost = tiles * (tiles - 1) / 2 * (R * R * vectors + 100) + tiles * (R * (R + 1) / 2 * vectors + 70) + double(C) * vectors * 3;
-    const double panel_cost =
-        double(panels) * double(panels + 1) / 2 * double(L) * (double(c.block) + 8 * L / MT) + double(panels) * double(c.block) * 6;
+    const double pixels = double(c.block), vectors = double(ceil_div(c.block, L)), tiles = double(ceil_div(C, R));
+    const double squares = tiles * (tiles - 1) / 2 * (R * R * vectors + 100);
+    const double triangles = tiles * (R * (R + 1) / 2 * vectors + 70);
+    const double dot_cost = squares + triangles + double(C) * vectors * 3;
+    const double panel_cost = double(panels) * (double(panels + 1) / 2 * L * (pixels + 8.0 * L / MT) + pixels * 6);
     c.dots = (c.input.stride_bytes[3] == int64_t(sizeof(T)) || c.shape.W == 1) && dot_cost < panel_cost;
     if (!c.dots) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
     c.stride = c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
@@ -386,7 +394,7 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
     if (c.pixels == 0) {
         for (int64_t n = 0; n < s.N; n++)
             for (int64_t i = 0; i < s.C; i++)
-                __builtin_memset(output.data + n * output.stride_bytes[0] + i * output.stride_bytes[1], 0, size_t(s.C) * sizeof(T));
+                __builtin_memset(gram_output(c, n, i, 0), 0, size_t(s.C) * sizeof(T));
         return Status::ok;
     }
     c.width = gram_width(s, input);

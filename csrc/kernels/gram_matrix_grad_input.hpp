@@ -17,7 +17,8 @@
 // the tile reads one contiguous stream whatever the distance between channels, which is often a power of two. Strips of a block
 // lie one after the other, so that MT rows of A stay in the first-level cache while all of them pass.
 //
-// Each sum runs over the channels in their order; threads share out blocks of pixels and, where these are few, rows of the result.
+// Each sum runs over the channels in their order; threads share out blocks of pixels and, where these are few, rows of the
+// result.
 #pragma once
 
 #include "gram_matrix.hpp"
@@ -107,9 +108,11 @@ static void gram_grad_planes(const GramGradCall<T>& c, int64_t n, int64_t first,
         pack_gram_rows<T>(image, C, p, smaller(last, p + kStrip), packed + (p - first) / kStrip * strip, kStrip);
     for (int64_t t = rows.tiles * group / c.groups; t < rows.tiles * (group + 1) / c.groups; t++) {
         const int64_t i = rows.begin(t), count = rows.begin(t + 1) - i;
-        for (int64_t p = first; p < last; p += kStrip)
-            find_gram_grad_tile<T>(count, last - p)(square + i * c.square_row, c.square_row, packed + (p - first) / kStrip * strip, L,
-                                                    C, step, c.result(n, i, p), c.grad_input.stride_bytes[1], last - p);
+        for (int64_t p = first; p < last; p += kStrip) {
+            const T* pixels = packed + (p - first) / kStrip * strip;
+            find_gram_grad_tile<T>(count, last - p)(square + i * c.square_row, c.square_row, pixels, L, C, step,
+                                                    c.result(n, i, p), c.grad_input.stride_bytes[1], last - p);
+        }
     }
 }
 
