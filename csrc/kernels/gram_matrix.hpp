@@ -19,7 +19,11 @@
 // Dot tiles waste nothing on the diagonal, where they are triangles, and need no transposition, but a block of pixels has to
 // pay for adding up lanes. Panels waste up to a vector of channels on the diagonal, and NCHW has to be transposed: squares of
 // lanes x lanes go to [C / lanes][pixel][lane], from which both operands of a tile are read. `plan_gram` counts both and takes
-// the cheaper one; in channels-last memory it is always panels.
+// the cheaper one; in channels-last memory it is panels.
+//
+// Two or three channels in channels-last memory, such as an image's own, would leave most lanes of panels idle. There memory is
+// multiplied with itself, shifted by 0, 1 and 2 elements; element e belongs to channel e % C, and lanes are told apart at the
+// end. 3 x 224 x 224 on two threads takes 10 us, as panels 78.
 //
 // A large image with few channels is cut into parts, each summed by itself. There are as many as give sums of 1024 pixels and
 // more and partial matrices of at most 1 MB together: what adding them costs is then below 1%. That depends on the shape of an
@@ -93,7 +97,7 @@ struct GramCall {
     int64_t parts, part_pixels;  // what an image is cut into, and ..
     int64_t block;               // .. the pixels that are packed at a time
     int64_t groups;              // of columns
-    bool dots;                   // dot tiles, or else panels
+    enum { dots, panels, interleaved } kind;
     bool one_block;              // panels, and a block is all there is
     bool far;                    // the result is too large for the second-level caches
     int64_t stride;              // of the packed block: from channel to channel, or from panel to panel
@@ -203,6 +207,38 @@ static void gram_dot_block(const T* rows, int64_t pitch, int64_t depth, int64_t 
                 const GramDots<T> tile = i == j ? find_gram_triangle<T>(channels - j) : channels - j < R ? last : full;
                 tile(rows + i * pitch, rows + j * pitch, pitch, depth, to, sum_pitch, first);
             }
+    }
+}
+
+// ---- interleaved channels
+
+constexpr int kInterleaved = 3;
+
+// Adds lanes pixels of C channels to acc[v][d]: vector v times the elements d further on.
+template <class T, int C>
+FASTCV_INLINE void add_interleaved(Vec<T> (&acc)[C][C], const T* x) {
+    constexpr int L = kLanes<T>;
+    FASTCV_UNROLL for (int v = 0; v < C; v++)
+        FASTCV_UNROLL for (int d = 0; d < C; d++) acc[v][d] = fma(load(x + v * L), load(x + v * L + d), acc[v][d]);
+}
+
+// sum[i][j] += over pixels that lie one after the other, j >= i.
+template <class T, int C>
+static void gram_interleaved(const T* x, int64_t pixels, T* sum, int64_t sum_pitch) {
+    constexpr int64_t L = kLanes<T>, kStep = C * L, kReach = C - 1;
+    Vec<T> acc[C][C];
+    clear_tile<T, C, C>(acc);
+    int64_t done = 0;
+    for (; done + kStep + kReach <= pixels * C; done += kStep) add_interleaved<T, C>(acc, x + done);
+    // The rest from a copy, since the last elements have none behind them.
+    T rest[2 * kStep + kReach] = {};
+    __builtin_memcpy(rest, x + done, size_t(pixels * C - done) * sizeof(T));
+    for (int64_t at = 0; done + at < pixels * C; at += kStep) add_interleaved<T, C>(acc, rest + at);
+    T lanes[kStep];
+    for (int d = 0; d < C; d++) {
+        for (int v = 0; v < C; v++) store(lanes + v * L, acc[v][d]);
+        for (int i = 0; i + d < C; i++)
+            for (int64_t t = i; t < kStep; t += C) sum[i * sum_pitch + i + d] += lanes[t];
     }
 }
 
@@ -334,14 +370,22 @@ static void gram_panel_block(const GramCall<T>& c, int64_t n, const T* packed, i
 template <class T>
 static void gram_part(const GramCall<T>& c, int64_t n, int64_t part, int64_t group, T* packed, const DepthStep* step, T* sum) {
     constexpr int64_t L = kLanes<T>;
-    const int64_t unit = c.dots ? GramTiles::dots : L, units = ceil_div(c.shape.C, unit);
+    const int64_t unit = c.kind == c.dots ? GramTiles::dots : L, units = ceil_div(c.shape.C, unit);
     const int64_t u0 = first_of_group(group, c.groups, units), u1 = first_of_group(group + 1, c.groups, units);
     const int64_t channels = smaller(c.shape.C, u1 * unit);
     const GramImage image = c.image(n);
     const int64_t begin = part * c.part_pixels, end = smaller(c.pixels, begin + c.part_pixels);
+    if (c.kind == c.interleaved) {
+        for (int64_t i = 0; i < c.shape.C; i++) __builtin_memset(sum + i * c.pitch, 0, size_t(c.shape.C) * sizeof(T));
+        image.for_each_piece(begin, end, [&](int64_t, int64_t count, const char* at) {
+            const auto add = c.shape.C == 2 ? gram_interleaved<T, 2> : gram_interleaved<T, kInterleaved>;
+            add(reinterpret_cast<const T*>(at), count, sum, c.pitch);
+        });
+        return;
+    }
     for (int64_t p = begin; p < end; p += c.block) {
         const int64_t last = smaller(end, p + c.block);
-        if (c.dots) {
+        if (c.kind == c.dots) {
             pack_gram_rows<T>(image, channels, p, last, packed, c.stride);
             gram_dot_block<T>(packed, c.stride, round_up(last - p, L), c.shape.C, u0 * unit, channels, sum, c.pitch, p == begin);
         } else {
@@ -373,13 +417,16 @@ static int64_t plan_gram(GramCall<T>& c) {
     const double triangles = tiles * (R * (R + 1) / 2 * vectors + 70);
     const double dot_cost = squares + triangles + double(C) * vectors * 3;
     const double panel_cost = double(panels) * (double(panels + 1) / 2 * L * (pixels + 8.0 * L / MT) + pixels * 6);
-    c.dots = (c.input.stride_bytes[3] == int64_t(sizeof(T)) || c.shape.W == 1) && dot_cost < panel_cost;
-    if (!c.dots) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
-    c.stride = c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
+    const int64_t channel_bytes = c.input.stride_bytes[1], pixel_bytes = c.input.stride_bytes[3];
+    const bool adjacent = channel_bytes == int64_t(sizeof(T)) && pixel_bytes == C * channel_bytes;
+    const bool planar = pixel_bytes == int64_t(sizeof(T)) || c.shape.W == 1;
+    c.kind = adjacent && C > 1 && C <= kInterleaved ? c.interleaved : planar && dot_cost < panel_cost ? c.dots : c.panels;
+    if (c.kind == c.panels) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
+    c.stride = c.kind == c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
     c.far = C * C * int64_t(sizeof(T)) > (int64_t(2) << 20);
-    c.one_block = !c.dots && c.block == c.pixels;
+    c.one_block = c.kind == c.panels && c.block == c.pixels;
     c.pitch = c.one_block ? GramTiles::vectors * L : panels * L + L;
-    return c.dots ? C * c.stride : panels * c.stride + L * L;
+    return c.kind == c.interleaved ? 0 : c.kind == c.dots ? C * c.stride : panels * c.stride + L * L;
 }
 
 template <class T>
@@ -403,7 +450,7 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
     // Partial matrices: each image's in a wave of images, or one for each thread.
     const int64_t matrix = c.matrix(), kWaveBytes = int64_t(4) << 20;
     const int64_t wave = c.one_block ? s.N : smaller(s.N, larger(1, kWaveBytes / (c.parts * matrix * int64_t(sizeof(T)))));
-    c.groups = gram_groups(wave * c.parts, threads);
+    c.groups = c.kind == c.interleaved ? 1 : gram_groups(wave * c.parts, threads);
     const int64_t sums = (c.one_block ? threads : wave * c.parts) * matrix;
     const int64_t step_bytes = round_up(c.block * int64_t(sizeof(DepthStep)), 64);
     const int64_t packed_stride = round_up(packed, 64);
@@ -421,7 +468,7 @@ static Status gram_matrix(const GramShape& s, double scale, Tensor input, Tensor
                 gram_part<T>(c, n0 + part / c.parts, part % c.parts, item % c.groups, mine, step,
                              sum + (c.one_block ? team.id : part) * matrix);
             }
-            if (c.dots || c.parts > 1) {
+            if (c.kind != c.panels || c.parts > 1) {
                 team.wait_for_all();
                 constexpr int64_t kColumns = GramTiles::vectors * kLanes<T>;
                 const int64_t strips = ceil_div(s.C, kColumns);

@@ -46,7 +46,7 @@ void check_gram_matrix(const KernelTable& table, const GramShape& s) {
 // Dot tiles and panels, one block and several, one part and several, around every vector's lanes.
 const GramShape kGramShapes[] = {
     {1, 1, 1, 1}, {3, 5, 3, 4}, {2, 7, 9, 40}, {1, 13, 50, 49}, {2, 33, 20, 21}, {3, 67, 5, 6}, {1, 131, 19, 17},
-    {40, 3, 4, 4}, {1, 16, 1, 16}, {1, 17, 33, 1}, {1, 49, 15, 17}, {0, 3, 2, 2}, {2, 0, 2, 2}, {2, 3, 0, 2},
+    {40, 3, 4, 4}, {1, 16, 1, 16}, {1, 17, 33, 1}, {1, 49, 15, 17}, {2, 3, 11, 13}, {0, 3, 2, 2}, {2, 0, 2, 2}, {2, 3, 0, 2},
 };
 
 }  // namespace
