@@ -36,8 +36,9 @@ struct Strip {
     int64_t overrun;      // zeros that the last row reads behind its end
     int64_t elements;     // to allocate, slack included
 
-    int64_t offset(int64_t c, int64_t r, int64_t s) const {
-        return c * channel + (y.slot_of(r) * x.slots() + x.slot_of(s)) * plane + y.step_of(r) * pitch + x.step_of(s);
+    // Of a tap, in the first channel. It takes divisions; channels are `channel` apart.
+    int64_t offset(int64_t r, int64_t s) const {
+        return (y.slot_of(r) * x.slots() + x.slot_of(s)) * plane + y.step_of(r) * pitch + x.step_of(s);
     }
 };
 

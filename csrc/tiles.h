@@ -52,8 +52,8 @@ FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* we
     }
 }
 
-// Channel lanes. Rows are MT neighbouring pixels, read at `offset[k]`; columns are NV vectors of filters, packed
-// [k][NV * lanes].
+// Channel lanes. Rows are MT neighbouring pixels, read at `offset[k]`; columns are the first NV vectors of filters of a panel,
+// packed [k][2 * lanes].
 template <class T, int MT, int NV>
 FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels,
                                  const int32_t* offset) {
@@ -66,7 +66,7 @@ FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* 
             keep(columns[j]);
         }
         FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(p + i), columns);
-        packed += NV * L;
+        packed += 2 * L;
     }
 }
 

@@ -61,7 +61,7 @@ static double channel_lane_cost(const Conv2dShape& s) {
     const Axis y = vertical(s);
     double rows = 0;
     for (int64_t r = 0; r < s.R; r++) rows += double(y.last_output(r) - y.first_output(r));
-    const double lanes = double(s.G * round_up(s.K / s.G, 2 * L) / L), pixels = double(s.P * s.Q);
+    const double lanes = double(s.G * round_up(s.K / s.G, L) / L), pixels = double(s.P * s.Q);
     const double products = rows * double(s.Q * s.S) * double(s.C / s.G) * lanes;
     // A tile of few pixels waits for its chains of multiply-adds, and reads as many weights as a full one.
     const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);

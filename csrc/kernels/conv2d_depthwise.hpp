@@ -279,13 +279,13 @@ static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights
                     weights[k * window + r * s.S + t] = load_scalar<T>(
                         weight.at(k / c.multiplier, k % c.multiplier, 0) + r * weight.row_bytes + t * weight.column_bytes);
     c.bias = bias;
-    for (int64_t t = 0; t < s.S; t++) column[t] = c.strip.offset(0, 0, t);
+    for (int64_t t = 0; t < s.S; t++) column[t] = c.strip.offset(0, t);
     c.column = column;
     c.groups = 0;
     const int64_t cycle = c.y.cycle();
     for (int64_t slot = 0; slot < smaller(s.R, cycle); slot++)
         for (int64_t r = slot; r < s.R; r += kGroupTaps * cycle)
-            group[c.groups++] = {c.strip.offset(0, r, 0), r * s.S, int(smaller(kGroupTaps, ceil_div(s.R - r, cycle)))};
+            group[c.groups++] = {c.strip.offset(r, 0), r * s.S, int(smaller(kGroupTaps, ceil_div(s.R - r, cycle)))};
     c.group = group;
     c.group_stride = cycle * s.S;
     c.plain3x3 = c.groups == 1 && s.R == 3 && s.S == 3 && cycle == 1;

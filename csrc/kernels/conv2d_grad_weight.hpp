@@ -317,9 +317,10 @@ static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tenso
     Scratch scratch(offset_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     int32_t* offset = reinterpret_cast<int32_t*>(scratch.data());
-    for (int64_t ch = 0, i = 0; ch < part_channels; ch++)
-        for (int64_t r = 0; r < s.R; r++)
-            for (int64_t t = 0; t < s.S; t++) offset[i++] = int32_t(c.strip.offset(ch, r, t));
+    for (int64_t tap = 0; tap < s.R * s.S; tap++) {
+        const int64_t first = c.strip.offset(tap / s.S, tap % s.S);
+        for (int64_t ch = 0; ch < part_channels; ch++) offset[ch * s.R * s.S + tap] = int32_t(first + ch * c.strip.channel);
+    }
     c.offset = offset;
 
     const int64_t parts = s.G * filter_parts * channel_parts;

@@ -380,7 +380,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
 
 // ---- channel lanes
 
-// Depth runs (r, s, c): rows of the window that see only padding cut it short at either end.
+// Depth runs (r, s, c): rows of the window that see only padding cut it short at either end. The tile is [pixel][2 * lanes].
 template <class T, int MT, int NV>
 FASTCV_NOINLINE void channel_tile(int64_t depth, const T* packed, const T* pixels, const int32_t* offset, const T* bias,
                                   T* tile, Activation activation, T slope) {
@@ -392,18 +392,18 @@ FASTCV_NOINLINE void channel_tile(int64_t depth, const T* packed, const T* pixel
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], activation, slope);
     FASTCV_UNROLL for (int i = 0; i < MT; i++)
-        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(tile + (i * NV + j) * L, acc[i][j]);
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(tile + (2 * i + j) * L, acc[i][j]);
 }
 
 template <class T>
 using ChannelTileFunction = void (*)(int64_t, const T*, const T*, const int32_t*, const T*, T*, Activation, T);
 
 template <class T, int MT = 1>
-static ChannelTileFunction<T> find_channel_tile(int64_t pixels) {
+static ChannelTileFunction<T> find_channel_tile(int64_t pixels, int64_t filters) {
     if constexpr (MT < StripTiles<T>::pixels) {
-        if (pixels > MT) return find_channel_tile<T, MT + 1>(pixels);
+        if (pixels > MT) return find_channel_tile<T, MT + 1>(pixels, filters);
     }
-    return channel_tile<T, MT, 2>;
+    return filters > kLanes<T> ? channel_tile<T, MT, 2> : channel_tile<T, MT, 1>;
 }
 
 // tile[pixel][filter] -> output; NCHW rows are written after a transpose.
@@ -445,7 +445,7 @@ static void channel_lane_block(const StripCall<T>& c, const Block& b, const T* s
     const int64_t row_depth = c.shape.S * c.channels();
     T tile[StripTiles<T>::pixels * width];
     for (int64_t k = first_filter; k < last_filter; k += width) {
-        const int64_t panel = b.g * panels_of_group + k / width;
+        const int64_t panel = b.g * panels_of_group + k / width, filters = smaller(width, c.filters() - k);
         const T* packed = c.packed + panel * c.depth * width;
         for (int64_t y = 0; y < b.rows; y++) {
             // Rows of the window inside the input.
@@ -455,12 +455,12 @@ static void channel_lane_block(const StripCall<T>& c, const Block& b, const T* s
             while (r1 > r0 && top + (r1 - 1) * c.y.dilation >= c.shape.H) r1--;
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t x = b.columns * piece / pieces, pixels = b.columns * (piece + 1) / pieces - x;
-                find_channel_tile<T>(pixels)((r1 - r0) * row_depth, packed + r0 * row_depth * width, strip + y * pitch + x,
-                                             c.offset + r0 * row_depth, c.bias + b.g * panels_of_group * width + k, tile,
-                                             c.activation, c.slope);
+                find_channel_tile<T>(pixels, filters)((r1 - r0) * row_depth, packed + r0 * row_depth * width, strip + y * pitch + x,
+                                                      c.offset + r0 * row_depth, c.bias + b.g * panels_of_group * width + k, tile,
+                                                      c.activation, c.slope);
                 char* output = c.output_plane(b.n, b.g * c.filters() + k) + (b.y + y) * c.output.stride_bytes[2] +
                                (b.x + x) * c.output.stride_bytes[3];
-                store_channel_tile(tile, pixels, smaller(width, c.filters() - k), output, c.output.stride_bytes);
+                store_channel_tile(tile, pixels, filters, output, c.output.stride_bytes);
             }
         }
     }
@@ -595,15 +595,16 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     char* per_thread = scratch.data() + offset_bytes + bias_bytes + weight_bytes;
 
     c.weight = copied_weights ? copy_weights(s, weight, copied) : weight;
-    for (int64_t ch = 0, k = 0; ch < c.channels(); ch++)
-        for (int64_t r = 0; r < s.R; r++)
-            for (int64_t t = 0; t < s.S; t++, k++) {
-                const int64_t at = c.in_place ? ch * (input.stride_bytes[1] / size) : c.strip.offset(ch, r, t);
-                if (channel_lanes)
-                    offset[(r * s.S + t) * c.channels() + ch] = int32_t(at);
-                else
-                    step[k] = {int32_t(at), int32_t((ch * c.weight.channel_bytes + r * c.weight.row_bytes + t * c.weight.column_bytes) / size)};
-            }
+    const int64_t window = s.R * s.S, from_channel = c.in_place ? input.stride_bytes[1] / size : c.strip.channel;
+    for (int64_t tap = 0; tap < window; tap++) {
+        const int64_t r = tap / s.S, t = tap % s.S, at = c.in_place ? 0 : c.strip.offset(r, t);
+        const int64_t weight_at = r * c.weight.row_bytes + t * c.weight.column_bytes;
+        for (int64_t ch = 0; ch < c.channels(); ch++)
+            if (channel_lanes)
+                offset[tap * c.channels() + ch] = int32_t(at + ch * from_channel);
+            else
+                step[ch * window + tap] = {int32_t(at + ch * from_channel), int32_t((ch * c.weight.channel_bytes + weight_at) / size)};
+    }
     for (int64_t i = 0; i < biases; i++) bias[i] = 0;
     if (epilogue.bias)
         for (int64_t k = 0; k < s.K; k++)

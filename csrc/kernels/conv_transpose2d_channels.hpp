@@ -131,7 +131,7 @@ static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t
                     const ChannelPhase& phase = c.phase[i * px.phases() + p];
                     const int64_t row = px.taps_of(p) * channels;
                     T* to = tile + p * most * width;
-                    find_channel_tile<T>(pixels)((r1 - r0) * row,
+                    find_channel_tile<T>(pixels, width)((r1 - r0) * row,
                                                  c.weights + phase.weight + ((g * all_panels + panel) * phase.depth + r0 * row) * width,
                                                  strip + y * c.strip.pitch + x, phase.offset + r0 * row,
                                                  c.bias + (g * all_panels + panel) * width, to, c.activation, c.slope);
@@ -210,9 +210,10 @@ static Status conv_transpose2d_channels(const Conv2dShape& s, Tensor input, Tens
         phase[i].offset = offset;
         const int64_t a = i / px.phases(), b = i % px.phases();
         for (int64_t r = py.first_tap(a); r < s.R; r += py.tap_step())
-            for (int64_t t = px.first_tap(b); t < s.S; t += px.tap_step())
-                for (int64_t k = 0; k < channels; k++)
-                    *offset++ = int32_t(strip.offset(k, py.shift(a, r) + strip.y.pad, px.shift(b, t) + strip.x.pad));
+            for (int64_t t = px.first_tap(b); t < s.S; t += px.tap_step()) {
+                const int64_t first = strip.offset(py.shift(a, r) + strip.y.pad, px.shift(b, t) + strip.x.pad);
+                for (int64_t k = 0; k < channels; k++) *offset++ = int32_t(first + k * strip.channel);
+            }
     }
     if (!packed) place_taps<T>(s, axes, phase, place);
     for (int64_t i = 0; i < s.G * panels * width; i++) bias[i] = 0;

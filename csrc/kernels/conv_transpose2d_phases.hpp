@@ -361,12 +361,12 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         g.steps = step;
         const int64_t y = i / px.phases(), x = i % px.phases();
         for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
-            for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step())
-                for (int64_t k = 0; k < c.channels(); k++, step++) {
-                    const int64_t at = c.in_place ? k * (input.stride_bytes[1] / size)
-                                                  : c.strip.offset(k, py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad);
-                    *step = {int32_t(at), int32_t(step - g.steps)};
-                }
+            for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) {
+                const int64_t first = c.in_place ? 0 : c.strip.offset(py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad);
+                const int64_t from_channel = c.in_place ? input.stride_bytes[1] / size : c.strip.channel;
+                for (int64_t k = 0; k < c.channels(); k++, step++)
+                    *step = {int32_t(first + k * from_channel), int32_t(step - g.steps)};
+            }
     }
     call.phase = phase;
     call.group = group;
