@@ -10,8 +10,8 @@
 //   V[point][C / lanes][tile][lane]   transformed input, 3 vectors of channels
 //   M[point][k][c] += D * V           in memory over all blocks and images, A' M A at the end
 //
-// Filters are taken in chunks that bound M. Each point and each 8 filters belong to one thread, which adds up all blocks in
-// order: the bits do not depend on the threads.
+// Filters are taken in chunks that bound M. Threads take whole groups where there are enough; else each point and each 8 filters
+// belong to one thread, which adds up all blocks in order: the bits do not depend on the threads.
 #pragma once
 
 #include "conv2d_grad_weight.hpp"
@@ -181,13 +181,13 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
     const int64_t v_bytes = round_up(c.v_elements * size, 64), d_bytes = round_up(points * d_point * size, 64);
     const int64_t m_bytes = round_up(points * m_point * size, 64);
     const int64_t place_bytes = round_up(c.max_tiles * int64_t(sizeof(TilePlace)), 64);
+    const int64_t shared_bytes = v_bytes + d_bytes + m_bytes;
     const int64_t own_bytes = round_up((c.x_elements + c.z_elements) * size, 64) + place_bytes;
-    Scratch scratch(v_bytes + d_bytes + m_bytes + threads * own_bytes);
+    const bool groups_apart = s.G >= 4 * threads || s.G % threads == 0;
+    const int64_t shared_areas = groups_apart ? threads : 1;
+    Scratch scratch(shared_areas * shared_bytes + threads * own_bytes);
     if (!scratch.data()) return Status::out_of_memory;
-    T* v = reinterpret_cast<T*>(scratch.data());
-    T* d = reinterpret_cast<T*>(scratch.data() + v_bytes);
-    T* m = reinterpret_cast<T*>(scratch.data() + v_bytes + d_bytes);
-    char* own_area = scratch.data() + v_bytes + d_bytes + m_bytes;
+    char* own_area = scratch.data() + shared_areas * shared_bytes;
 
     int not_finite = 0;
     parallel(threads, [&](Team team) {
@@ -195,7 +195,12 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
         T* z = x + c.x_elements;
         TileBlock b;
         b.places = reinterpret_cast<TilePlace*>(own_area + (team.id + 1) * own_bytes - place_bytes);
-        for (int64_t g = 0; g < s.G; g++)
+        char* area = scratch.data() + (groups_apart ? team.id : 0) * shared_bytes;
+        T* v = reinterpret_cast<T*>(area);
+        T* d = reinterpret_cast<T*>(area + v_bytes);
+        T* m = reinterpret_cast<T*>(area + v_bytes + d_bytes);
+        const Team share = groups_apart ? Team{0, 1} : team;
+        for (int64_t g = groups_apart ? team.begin(s.G) : 0; g < (groups_apart ? team.end(s.G) : s.G); g++)
             for (int64_t k0 = 0; k0 < s.K / s.G; k0 += chunk) {
                 const int64_t count = smaller(chunk, round_up(s.K / s.G - k0, L)), row_tiles = count / rows;
                 bool first = true;
@@ -203,16 +208,16 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                     for (int64_t block = 0; block < c.blocks(); block++, first = false) {
                         list_tiles(c, block, b);
                         const int64_t jobs = channel_blocks + count / L;
-                        for (int64_t job = team.begin(jobs); job < team.end(jobs); job++) {
+                        for (int64_t job = share.begin(jobs); job < share.end(jobs); job++) {
                             if (job < channel_blocks)
                                 transform_input(c, b, n, g, job, x, v, &not_finite);
                             else
                                 transform_gradient(c, b, n, g, k0 + (job - channel_blocks) * L, d_point, z,
                                                    d + (job - channel_blocks) * d_block_of_filters, &not_finite);
                         }
-                        team.wait_for_all();
+                        share.wait_for_all();
                         const int64_t products = points * row_tiles;
-                        for (int64_t item = team.begin(products); item < team.end(products); item++) {
+                        for (int64_t item = share.begin(products); item < share.end(products); item++) {
                             const int64_t point = item / row_tiles, k = item % row_tiles * rows;
                             const int64_t tiles = b.tiles_of_point[point];
                             const T* from = d + point * d_point + k / L * d_block_of_filters + k % L;
@@ -225,14 +230,14 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                                     tiles, from, channels, c.v_block, to, m_row, first);
                             }
                         }
-                        team.wait_for_all();
+                        share.wait_for_all();
                     }
                 const int64_t used = smaller(count, s.K / s.G - k0);
-                for (int64_t k = team.begin(used); k < team.end(used); k++)
+                for (int64_t k = share.begin(used); k < share.end(used); k++)
                     for (int64_t cb = 0; cb < channel_blocks; cb++)
                         finish_gradient(m + k * m_row + cb * L, m_point, grad_weight, g * (s.K / s.G) + k0 + k, cb * L,
                                         smaller(L, s.C / s.G - cb * L));
-                team.wait_for_all();
+                share.wait_for_all();
             }
     });
     // A transform spreads NaN and infinity over taps that never met them: all over again, tap by tap.
