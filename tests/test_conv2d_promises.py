@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import uniform
 from cases.conv2d import KINDS, Case, tagged
 from closeness import assert_close, same_bits
 from shared import algorithms, bound_of, each_dtype, each_kind
@@ -62,6 +63,25 @@ def test_a_sample_does_not_depend_on_its_batch(case: Case, dtype: type) -> None:
         assert same_bits(together_packed[n], plan(x[n]))
     assert same_bits(together[3:], conv2d(x[3:], weight, bias, **case.parameters))
     assert same_bits(together_packed[:2], plan(x[:2]))
+
+
+@pytest.mark.parametrize("images", [2, 9, 30, 80])
+def test_images_that_share_a_block_do_not_meet(images: int, threads: Callable[[int], None]) -> None:
+    # Deep weights over small planes: one lot of images, several, or too many to share.
+    rng = np.random.default_rng(images)
+    x = uniform(rng, (images, 97, 6, 5), np.float32)
+    weight = uniform(rng, (99, 97, 3, 3), np.float32)
+    x[images // 2, 3, 2, 2] = np.nan
+    plan = Conv2d(weight, padding=1)
+    for count in (1, 2, 3):
+        threads(count)
+        for got in (conv2d(x, weight, padding=1, algorithm="winograd"), plan(x)):
+            assert np.isnan(got).any(axis=(1, 2, 3)).nonzero()[0].tolist() == [images // 2]
+        together = conv2d(x, weight, padding=1, algorithm="winograd")
+        for n in (0, images // 2, images - 1):
+            alone = conv2d(x[n], weight, padding=1, algorithm="winograd")
+            assert same_bits(together[n], alone)
+            assert same_bits(plan(x)[n], plan(x[n]))
 
 
 @each_kind

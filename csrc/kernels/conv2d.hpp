@@ -93,7 +93,7 @@ static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
     double cost = groups * (products + transforms + moves);
-    const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, tile));
+    const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, tile), 1);
     if (bytes > 512 * 1024 && !by_panel)
         cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
     const double transform = CostModel::gather_weight + (CostModel::transform_weight + (by_panel ? 0 : CostModel::spread_weight)) * area;
@@ -228,8 +228,10 @@ static bool winograd_gradient_wins(const Conv2dShape& s) {
     const double tiles = double(y.tiles()) * double(x.tiles());
     const double transforms = tiles * (channels * CostModel::input_tile + filters * 110) / L;
     const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
+    // M is added up once for every block of about 512 tiles, and transformed once for all.
     const double sums = 36 * channels * filters / L * 6;
-    return products + transforms + moves + sums < direct;
+    const double images = double(s.N), blocks = larger(1.0, images * tiles / 512);
+    return images * (products + transforms + moves) + (blocks + 5) / 6 * sums < images * direct;
 }
 
 template <class T>

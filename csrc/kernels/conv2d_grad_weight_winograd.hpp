@@ -103,13 +103,13 @@ FASTCV_NOINLINE void tile_product(int64_t tiles, const T* d, const T* v, int64_t
 
 // Rows of one block of filters' gradients in channel lanes, zeros outside, then D.
 template <class T>
-static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t filter, int64_t d_block,
-                               T* z, T* d, int* not_finite) {
+static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int64_t image, int64_t g, int64_t filter,
+                               int64_t d_block, T* z, T* d, int* not_finite) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
     const int64_t filters = s.K / s.G, phases = b.rows.phases(), first_column = b.columns.first_span * c.x.span();
     const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
-    const char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + filter) * c.output.stride_bytes[1];
+    const char* planes = c.output.data + (b.first_image + image) * c.output.stride_bytes[0] + (g * filters + filter) * c.output.stride_bytes[1];
     for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
         for (int64_t p = 0; p < phases; p++) {
             const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
@@ -123,7 +123,7 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
         const TileClass& cls = b.classes[i];
         int64_t offset[kPoints * kPoints];
         for (int point = 0; point < kPoints * kPoints; point++)
-            offset[point] = cls.v_offset[point] - point * c.v_point + point * d_block;
+            offset[point] = cls.v_offset[point] - point * c.v_point + point * d_block + image * b.tiles_of_point[point] * L;
         find_gradient_tiles<T>(cls.r, cls.q)(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d, offset);
     }
 }
@@ -204,22 +204,23 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
             for (int64_t k0 = 0; k0 < s.K / s.G; k0 += chunk) {
                 const int64_t count = smaller(chunk, round_up(s.K / s.G - k0, L)), row_tiles = count / rows;
                 bool first = true;
-                for (int64_t n = 0; n < s.N; n++)
+                for (int64_t batch = 0; batch < c.batches(); batch++)
                     for (int64_t block = 0; block < c.blocks(); block++, first = false) {
-                        list_tiles(c, block, b);
+                        list_tiles(c, batch, block, b);
                         const int64_t jobs = channel_blocks + count / L;
                         for (int64_t job = share.begin(jobs); job < share.end(jobs); job++) {
-                            if (job < channel_blocks)
-                                transform_input(c, b, n, g, job, x, v, &not_finite);
-                            else
-                                transform_gradient(c, b, n, g, k0 + (job - channel_blocks) * L, d_point, z,
-                                                   d + (job - channel_blocks) * d_block_of_filters, &not_finite);
+                            for (int64_t image = 0; image < b.images; image++)
+                                if (job < channel_blocks)
+                                    transform_input(c, b, image, g, job, x, v, &not_finite);
+                                else
+                                    transform_gradient(c, b, image, g, k0 + (job - channel_blocks) * L, d_point, z,
+                                                       d + (job - channel_blocks) * d_block_of_filters, &not_finite);
                         }
                         share.wait_for_all();
                         const int64_t products = points * row_tiles;
                         for (int64_t item = share.begin(products); item < share.end(products); item++) {
                             const int64_t point = item / row_tiles, k = item % row_tiles * rows;
-                            const int64_t tiles = b.tiles_of_point[point];
+                            const int64_t tiles = b.images * b.tiles_of_point[point];
                             const T* from = d + point * d_point + k / L * d_block_of_filters + k % L;
                             for (int64_t cb = 0, wide; cb < channel_blocks; cb += wide) {
                                 const int64_t left = channel_blocks - cb;

@@ -34,6 +34,8 @@
 // NaN and infinity. A transform would spread one such value over a whole tile. Samples that hold any are found while X is loaded,
 // and done again tap by tap; so are all samples if the weights hold any.
 //
+// Images of few tiles share a block: their tiles follow one another in V and M, so that U is read once for all of them.
+//
 // Threads take blocks; where there are too few, or with dilation, all work on one: first on V, then each on its own panels of filters.
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
@@ -344,6 +346,7 @@ struct WinogradCall {
     T slope;
     // Cutting: blocks of rows (spans, or phases of a span) x blocks of columns (spans).
     int64_t row_blocks, phase_blocks, column_blocks;
+    int64_t images_together;  // in a block; more than one only where a block is a whole image
     // Strides and sizes, for the largest block.
     int64_t x_pitch, z_pitch, max_tiles, panels_together;
     int64_t v_point, v_block, m_point;
@@ -361,10 +364,12 @@ struct WinogradCall {
         return {x.spans() * block / column_blocks, x.spans() * (block + 1) / column_blocks, 0, x.dilation};
     }
     int64_t blocks() const { return row_blocks * phase_blocks * column_blocks; }
+    int64_t batches() const { return ceil_div(shape.N, images_together); }
 };
 
-// The tiles of a block, listed and sorted; scratch that each thread has.
+// The tiles of a block, listed and sorted as they are in each of its images; scratch that each thread has.
 struct TileBlock {
+    int64_t first_image, images;
     SpanRange rows, columns;
     TileClass classes[16];
     int n_classes;
@@ -373,8 +378,10 @@ struct TileBlock {
 };
 
 template <class T>
-static void list_tiles(const WinogradCall<T>& c, int64_t block, TileBlock& b) {
+static void list_tiles(const WinogradCall<T>& c, int64_t batch, int64_t block, TileBlock& b) {
     constexpr int64_t L = kLanes<T>;
+    b.first_image = batch * c.images_together;
+    b.images = smaller(c.images_together, c.shape.N - b.first_image);
     b.rows = c.row_range(block / c.column_blocks);
     b.columns = c.column_range(block % c.column_blocks);
     const int64_t phases = b.rows.phases();
@@ -426,12 +433,13 @@ struct InputAxis {
           tap_step(stride > 1 ? 1 : phases) {}
 };
 
-// Input of one block and one block of channels: X, then V.
+// Input of one block's image and one block of channels: X, then V.
 template <class T>
-static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t channel_block, T* x, T* v,
+static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_t image, int64_t g, int64_t channel_block, T* x, T* v,
                             int* not_finite) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
+    const int64_t n = b.first_image + image;
     const WindowAxis &wy = c.layout.window.y, &wx = c.layout.window.x;
     const int64_t channels = s.C / s.G, first_channel = channel_block * L;
     const char* planes = c.input.data + n * c.input.stride_bytes[0] + (g * channels + first_channel) * c.input.stride_bytes[1];
@@ -454,11 +462,14 @@ static void transform_input(const WinogradCall<T>& c, const TileBlock& b, int64_
     const int64_t channel_blocks = c.layout.part_channels / L;
     for (int i = 0; i < b.n_classes; i++) {
         const TileClass& cls = b.classes[i];
+        int64_t offset[kPoints * kPoints];
+        for (int point = 0; point < kPoints * kPoints; point++)
+            offset[point] = cls.v_offset[point] + image * b.tiles_of_point[point] * L;
         const auto transform = find_input_tiles<T>(c.y.points_of(cls.r), c.x.points_of(cls.q));
         for (int64_t part = 0; part < c.layout.window.parts(); part++) {
             const int64_t row = wy.first(part / wx.parts) * rows.tap_step, column = wx.first(part % wx.parts) * columns.tap_step;
             transform(x + (row * c.x_pitch + column) * L, b.places + cls.first, cls.count, rows.step * c.x_pitch * L, columns.step * L,
-                      v + (part * channel_blocks + channel_block) * c.v_block, cls.v_offset);
+                      v + (part * channel_blocks + channel_block) * c.v_block, offset);
         }
     }
 }
@@ -481,7 +492,7 @@ static void multiply_panels(const WinogradCall<T>& c, const TileBlock& b, const 
         for (int j = 0; j < kPoints; j++) {
             if (!uses_point(points_y, i) || !uses_point(points_x, j)) continue;
             const int64_t at = rank_of_point(points_y, i) * points_x + rank_of_point(points_x, j);
-            const int64_t tiles = b.tiles_of_point[i * kPoints + j], pieces = ceil_div(tiles, kTilesOfProduct);
+            const int64_t tiles = b.images * b.tiles_of_point[i * kPoints + j], pieces = ceil_div(tiles, kTilesOfProduct);
             const T* rows = v + at * c.v_point + weights.first_block * c.v_block;
             for (int64_t panel = first; panel < last; panel++) {
                 const int64_t vectors = filters - panel * 2 * L > L ? 2 : 1;
@@ -511,7 +522,7 @@ static void multiply_fresh_panel(const WinogradCall<T>& c, const TileBlock& b, W
 }
 
 template <class T>
-static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64_t n, int64_t g, int64_t first, int64_t last,
+static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64_t image, int64_t g, int64_t first, int64_t last,
                              const T* m, T* z) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
@@ -522,7 +533,8 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
         const int64_t panel = k / (2 * L), vectors = filters - panel * 2 * L > L ? 2 : 1;
         const TileEpilogue<T> epilogue{load(c.bias + g * c.layout.panels * 2 * L + k), c.activation, c.slope};
         const T* from = m + (panel - first) * c.max_tiles * 2 * L + k % (2 * L);
-        int64_t tiles_before[kPoints * kPoints] = {};
+        int64_t tiles_before[kPoints * kPoints];
+        for (int point = 0; point < kPoints * kPoints; point++) tiles_before[point] = image * b.tiles_of_point[point];
         for (int i = 0; i < b.n_classes; i++) {
             const TileClass& cls = b.classes[i];
             int64_t offset[kPoints * kPoints];
@@ -534,7 +546,7 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
             find_output_tiles<T>(c.y.taps, cls.r, c.x.taps, cls.q)(from, vectors * L, offset, z, b.places + cls.first, cls.count,
                                                phases * c.z_pitch * L, c.x.dilation * L, epilogue);
         }
-        char* planes = c.output.data + n * c.output.stride_bytes[0] + (g * filters + k) * c.output.stride_bytes[1];
+        char* planes = c.output.data + (b.first_image + image) * c.output.stride_bytes[0] + (g * filters + k) * c.output.stride_bytes[1];
         for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
             for (int64_t p = 0; p < phases; p++) {
                 const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
@@ -554,11 +566,15 @@ static int64_t tiles_of_block(const WinogradCall<T>& c) {
     return larger(2 * kTilesOfProduct, smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes));
 }
 
-// Whether a plain call of one image transforms a panel's weights just before it needs them, for all tiles at once, instead of all
-// weights ahead. Written to a second-level cache they take a third of the time: 2.7 ms for 8.7 at 512 x 512 channels.
+// Whether a plain call transforms a panel's weights just before it needs them, for many tiles at once, instead of all weights
+// ahead. Written to a second-level cache they take a third of the time: 2.7 ms for 8.7 at 512 x 512 channels. So where they would
+// not stay in that cache anyway, up to three lots of images may transform them anew.
+constexpr int64_t kTilesByPanel = 8 * kTilesOfProduct;
 template <class T>
-static bool transforms_by_panel(const WinogradCall<T>& c) {
-    return c.x.tiles() * c.y.tiles() <= 8 * kTilesOfProduct && c.layout.window.parts() == 1;
+static bool transforms_by_panel(const WinogradCall<T>& c, int64_t images) {
+    const int64_t tiles = c.x.tiles() * c.y.tiles(), bytes = c.layout.elements(c.shape) * int64_t(sizeof(T));
+    if (tiles > kTilesByPanel || c.layout.window.parts() > 1) return false;
+    return images == 1 || (images * tiles <= 3 * kTilesByPanel && bytes > 2 * kTransformedBytes);
 }
 
 // Cuts the tiles into blocks of about `wanted`, a multiple of the threads' number of them where that is possible.
@@ -583,6 +599,13 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
            c.x.tiles() * c.y.tiles() / (c.blocks() + 1) >= kTilesOfProduct)
         c.row_blocks++;
 
+    // Whole images together, as many as fill a block, in equal numbers and at least one lot for each thread.
+    c.images_together = 1;
+    if (c.blocks() == 1 && c.shape.N > 1) {
+        const int64_t most = larger(1, wanted / (c.x.tiles() * c.y.tiles()));
+        c.images_together = ceil_div(c.shape.N, round_up(ceil_div(c.shape.N, most), c.shape.N < threads ? 1 : threads));
+    }
+
     int64_t max_rows = 0, max_outputs = 0, max_spans = 0, max_columns = 0;
     for (int64_t i = 0; i < c.row_blocks * c.phase_blocks; i++) {
         const SpanRange r = c.row_range(i);
@@ -591,7 +614,7 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
         max_spans = larger(max_spans, r.spans() * r.phases());
     }
     for (int64_t i = 0; i < c.column_blocks; i++) max_columns = larger(max_columns, c.column_range(i).spans());
-    c.max_tiles = max_spans * smaller(max_columns * c.x.dilation, c.x.tiles());
+    c.max_tiles = max_spans * smaller(max_columns * c.x.dilation, c.x.tiles()) * c.images_together;
     c.x_pitch = InputAxis(c.layout.window.x, c.shape.stride_w, max_columns * c.x.tile, c.x.dilation).size + L;
     c.z_pitch = max_columns * c.x.span() + L;
     c.v_block = c.max_tiles * L;
@@ -618,16 +641,17 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
-    const bool fresh_panels = !packed && s.N == 1 && transforms_by_panel(c);
+    const bool fresh_panels = !packed && transforms_by_panel(c, s.N);
     if (fresh_panels)
-        cut_into_tile_blocks(c, 1, c.x.tiles() * c.y.tiles());
+        cut_into_tile_blocks(c, 1, kTilesByPanel);
     else
         cut_into_tile_blocks(c, threads, tiles_of_block(c));
-    const int64_t items = s.N * s.G * c.blocks();
+    const int64_t items = c.batches() * s.G * c.blocks();
     // Each thread has blocks of its own, or all share one after the other: where there are few, and with dilation, whose
     // blocks hold tiles of unequal classes.
     const bool enough_panels = c.layout.panels >= 2 * threads && s.dilation_h > 1;
-    const bool together = threads > 1 && (items < threads || (items % threads && items < 4 * threads) || enough_panels);
+    const bool uneven = items < threads || (items % threads && items < 4 * threads);
+    const bool together = threads > 1 && (uneven || enough_panels || (fresh_panels && s.N > 1));
 
     const int64_t biases = s.G * c.layout.panels * 2 * L;
     const int64_t bias_bytes = round_up(biases * size, 64);
@@ -674,10 +698,11 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
         const int64_t channel_blocks = c.layout.part_channels / L;
         WeightTransform<T, T> transform(s, c.layout, weight, weights_not_finite);
         for (int64_t item = together ? 0 : team.begin(items); item < (together ? items : team.end(items)); item++) {
-            const int64_t n = item / c.blocks() / s.G, g = item / c.blocks() % s.G;
-            list_tiles(c, item % c.blocks(), b);
+            const int64_t g = item / c.blocks() % s.G;
+            list_tiles(c, item / c.blocks() / s.G, item % c.blocks(), b);
             for (int64_t cb = share.begin(channel_blocks); cb < share.end(channel_blocks); cb++)
-                transform_input(c, b, n, g, cb, x, v, sample_not_finite + n);
+                for (int64_t image = 0; image < b.images; image++)
+                    transform_input(c, b, image, g, cb, x, v, sample_not_finite + b.first_image + image);
             share.wait_for_all();
             const int64_t end = share.end(c.layout.panels);
             for (int64_t p = share.begin(c.layout.panels); p < end; p += fresh_panels ? 1 : c.panels_together) {
@@ -689,7 +714,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
                                     {c.packed + (g * c.layout.panels + p) * c.layout.panel_elements, c.layout.panel_elements,
                                      c.layout.channels, 0, c.layout.channels / L},
                                     p, last, v, m);
-                transform_output(c, b, n, g, p, last, m, z);
+                for (int64_t image = 0; image < b.images; image++) transform_output(c, b, image, g, p, last, m, z);
             }
             share.wait_for_all();
         }

@@ -278,6 +278,7 @@ CASES = (
 KINDS = (
     _case("winograd", 24, 40, (13, 18), 3, "", batch=2, padding=1),
     _case("winograd_valid", 17, 35, (9, 11), 3, "", batch=2),
+    _case("winograd_batch", 18, 34, (7, 5), 3, "", batch=11, padding=1),
     _case("winograd_dilated", 20, 36, (17, 14), 3, "", batch=2, padding=3, dilation=3),
     _case("winograd_grouped", 40, 70, (10, 9), 3, "", batch=2, padding=1, groups=2),
     _case("winograd_large", 17, 35, (13, 12), 5, "", batch=2, padding=2),
