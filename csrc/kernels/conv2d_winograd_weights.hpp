@@ -1,0 +1,228 @@
+// Winograd's weights: the window cut into parts, and U = G w G' in the order in which the products read it.
+//
+//   U[group][panel][point][part][C rounded up to lanes][2 * lanes]
+//
+// conv2d_winograd.hpp says what parts are, and where U meets V.
+#pragma once
+
+#include "../channel_lanes.h"
+#include "../geometry.h"
+#include "../parallel.h"
+#include "conv2d_winograd_transforms.hpp"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+// ---- the window in parts
+
+// One dimension: `parts` windows of `taps` taps. Taps of a part are `step` apart; what lies beyond the window counts as zero.
+struct WindowAxis {
+    int64_t all, taps, parts, step;
+
+    explicit WindowAxis(const Axis& a) : all(a.taps), taps(a.taps), parts(1), step(a.taps > 1 ? a.stride : 1) {
+        if (step > 1) {
+            parts = smaller(step, all);
+            taps = ceil_div(all, step);
+        } else if (all > kPoints - 1) {
+            parts = ceil_div(all, 4);
+            taps = ceil_div(all, parts);
+        }
+    }
+    int64_t first(int64_t part) const { return step > 1 ? part : part * taps; }
+    int64_t tap(int64_t part, int64_t i) const { return first(part) + i * step; }
+};
+
+struct WinogradWindow {
+    WindowAxis y, x;
+
+    explicit WinogradWindow(const Conv2dShape& s) : y(vertical(s)), x(horizontal(s)) {
+        const int64_t taps = larger(3, larger(y.taps, x.taps));
+        if (y.all > 1) y.taps = taps;
+        if (x.all > 1) x.taps = taps;
+    }
+    int64_t parts() const { return y.parts * x.parts; }
+    int64_t taps() const { return larger(y.taps, x.taps); }
+    int64_t taps_at_once() const { return y.all * x.all; }
+    // Strides and dilation exclude each other: their phases would have to be cut out of each other.
+    bool possible(const Conv2dShape& s) const {
+        const bool simple = (y.step == 1 || s.dilation_h == 1) && (x.step == 1 || s.dilation_w == 1);
+        return simple && taps() > 1 && taps() < kPoints && taps_at_once() <= kMostTaps;
+    }
+    static constexpr int64_t kMostTaps = 121;  // bounds what lies on the stack while weights are transformed
+    static int largest_tile(const Conv2dShape& s) { return fastcv::FASTCV_ISA::largest_tile(WinogradWindow(s).taps()); }
+};
+
+// ---- the layout, and G w G'
+
+template <class T>
+struct WinogradWeights {
+    WinogradWindow window;
+    int64_t points_y, points_x, points;
+    int64_t part_channels, channels;  // of a part, and of all: the depth of the products
+    int64_t panels, panel_elements;
+
+    WinogradWeights(const Conv2dShape& s, int tile)
+        : window(s),
+          points_y(window.y.all == 1 ? 1 : tile + window.y.taps - 1),
+          points_x(window.x.all == 1 ? 1 : tile + window.x.taps - 1),
+          points(points_y * points_x),
+          part_channels(round_up(s.C / s.G, kLanes<T>)),
+          channels(part_channels * window.parts()),
+          panels(ceil_div(s.K / s.G, 2 * kLanes<T>)),
+          panel_elements(points * channels * 2 * kLanes<T>) {}
+    int64_t elements(const Conv2dShape& s) const { return s.G * panels * panel_elements; }
+};
+
+// One dimension of G w for `width` filters side by side: w[tap] to n points, in the order of their ranks.
+template <class D, int Taps>
+FASTCV_INLINE void weight_points_of(int64_t n, const D* const* w, int64_t width, D* points, int64_t point_stride) {
+    for (int64_t k = 0; k < width; k += kLanes<D>) {
+        Vec<D> tap[Taps];
+        FASTCV_UNROLL for (int t = 0; t < Taps; t++) tap[t] = load(w[t] + k);
+        D* to = points + k;
+        if (uses_point(n, 0)) {
+            store(to, splat(D(weight_coefficient(Taps, 0, 0))) * tap[0]);
+            to += point_stride;
+        }
+        // Opposite points share their even and odd parts.
+        FASTCV_UNROLL for (int pair = 1; pair < kPoints - 1; pair += 2) {
+            if (!uses_point(n, pair)) continue;
+            Vec<D> even_part = splat(D(weight_coefficient(Taps, pair, 0))) * tap[0], odd_part = zero<D>();
+            FASTCV_UNROLL for (int t = 2; t < Taps; t += 2)
+                even_part = fma(splat(D(weight_coefficient(Taps, pair, t))), tap[t], even_part);
+            if (Taps > 1) odd_part = splat(D(weight_coefficient(Taps, pair, 1))) * tap[1 % Taps];
+            FASTCV_UNROLL for (int t = 3; t < Taps; t += 2)
+                odd_part = fma(splat(D(weight_coefficient(Taps, pair, t))), tap[t], odd_part);
+            store(to, even_part + odd_part);
+            to += point_stride;
+            if (!uses_point(n, pair + 1)) continue;
+            store(to, even_part - odd_part);
+            to += point_stride;
+        }
+        store(to, tap[Taps - 1]);
+    }
+}
+template <class D>
+static void weight_points(int64_t n, int64_t taps, const D* const* w, int64_t width, D* points, int64_t point_stride) {
+    switch (taps) {
+        case 1: weight_points_of<D, 1>(n, w, width, points, point_stride); break;
+        case 3: weight_points_of<D, 3>(n, w, width, points, point_stride); break;
+        case 4: weight_points_of<D, 4>(n, w, width, points, point_stride); break;
+        default: weight_points_of<D, 5>(n, w, width, points, point_stride); break;
+    }
+}
+
+// taps[R * S][width] of one channel's filters, side by side; zeros behind the last. Windows that are contiguous, forwards or turned,
+// are transposed a square at a time.
+template <class T>
+static void gather_windows(const Conv2dShape& s, const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
+    constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
+    const int64_t n = s.R * s.S;
+    const auto lies = [&](int64_t sign) {
+        return (s.S == 1 || w.column_bytes == sign * size) && (s.R == 1 || w.row_bytes == sign * s.S * size);
+    };
+    const bool turned = lies(-1);
+    if (lies(1) || turned) {
+        for (int64_t k = 0; k < width; k += L)
+            for (int64_t t = 0; t < n; t += L) {
+                Vec<T> square[L];
+                FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
+                    const char* window = from + (k + i) * w.filter_bytes - (turned ? (n - 1) * size : 0);
+                    square[i] = k + i < count ? load_first(reinterpret_cast<const T*>(window) + t, n - t) : zero<T>();
+                }
+                transpose<T>(square);
+                FASTCV_UNROLL for (int64_t i = 0; i < L; i++)
+                    if (t + i < n) store(taps + (turned ? n - 1 - t - i : t + i) * width + k, square[i]);
+            }
+        return;
+    }
+    for (int64_t k = 0; k < width; k++)
+        for (int64_t t = 0; t < n; t++)
+            taps[t * width + k] =
+                k < count ? load_scalar<T>(from + k * w.filter_bytes + t / s.S * w.row_bytes + t % s.S * w.column_bytes) : T(0);
+}
+
+// to[i] = from[i], n of them, whole vectors of the narrower type.
+template <class From, class To>
+FASTCV_INLINE void convert_lanes(const From* from, To* to, int64_t n) {
+    if constexpr (sizeof(From) == sizeof(To))
+        for (int64_t i = 0; i < n; i += kLanes<From>) store(to + i, load(from + i));
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = To(from[i]);
+}
+
+// Transforms the weights of a panel's filters, channel by channel. D is the type of the transform: double for weights that are packed
+// once, T for those of a single call.
+template <class T, class D>
+struct WeightTransform {
+    static constexpr int64_t L = kLanes<T>, W = 2 * L;
+    const Conv2dShape& s;
+    const WinogradWeights<T>& layout;
+    const Weights& weight;
+    int* not_finite;
+    // Aligned: a load of a line-crossing store just made would wait for it to reach the cache.
+    // The last place is a tap beyond the window.
+    alignas(64) T gathered[(WinogradWindow::kMostTaps + 1) * W];
+    alignas(64) D converted[sizeof(T) == sizeof(D) ? W : (WinogradWindow::kMostTaps + 1) * W], half[kPoints][kPoints][W], row[kPoints][W];
+
+    WeightTransform(const Conv2dShape& shape, const WinogradWeights<T>& l, const Weights& w, int* flag)
+        : s(shape), layout(l), weight(w), not_finite(flag) {}
+
+    // Channel c of a panel to to[point][part], `point` and `part` elements apart, `width` filters each.
+    void run(int64_t g, int64_t panel, int64_t c, T* to, int64_t point, int64_t part_stride) {
+        const WindowAxis &y = layout.window.y, &x = layout.window.x;
+        const int64_t window = s.R * s.S, first = panel * W, count = smaller(W, s.K / s.G - first), width = count > L ? W : L;
+        int64_t zeros = 0;
+        if (c < s.C / s.G) {
+            gather_windows(s, weight, weight.at(g, first, c), count, W, gathered);
+            zeros = window * W;
+        }
+        for (int64_t i = zeros; i < (window + 1) * W; i += L) store(gathered + i, zero<T>());
+        if (!all_finite(gathered, window * W / L)) raise_flag(not_finite);
+        const D* taps;
+        if constexpr (sizeof(T) == sizeof(D)) {
+            taps = gathered;
+        } else {
+            convert_lanes<T, D>(gathered, converted, (window + 1) * W);
+            taps = converted;
+        }
+        for (int64_t part = 0; part < layout.window.parts(); part++, to += part_stride) {
+            const D* column[kPoints];
+            for (int64_t t = 0; t < x.taps; t++) {
+                const int64_t at_x = x.tap(part % x.parts, t);
+                for (int64_t r = 0; r < y.taps; r++) {
+                    const int64_t at_y = y.tap(part / x.parts, r);
+                    column[r] = taps + (at_y < s.R && at_x < s.S ? at_y * s.S + at_x : window) * W;
+                }
+                weight_points<D>(layout.points_y, y.taps, column, width, half[0][t], kPoints * W);
+            }
+            for (int64_t i = 0; i < layout.points_y; i++) {
+                for (int64_t t = 0; t < x.taps; t++) column[t] = half[i][t];
+                T* points = to + i * layout.points_x * point;
+                if constexpr (sizeof(T) == sizeof(D)) {
+                    weight_points<D>(layout.points_x, x.taps, column, width, points, point);
+                } else {
+                    weight_points<D>(layout.points_x, x.taps, column, width, row[0], W);
+                    for (int64_t j = 0; j < layout.points_x; j++) convert_lanes<D, T>(row[j], points + j * point, width);
+                }
+            }
+        }
+    }
+};
+
+template <class T, class D>
+static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, int* not_finite, Team team) {
+    constexpr int64_t L = kLanes<T>, W = 2 * L;
+    const WinogradWeights<T> layout(s, tile);
+    WeightTransform<T, D> transform(s, layout, weight, not_finite);
+    const int64_t work = s.G * layout.panels * layout.part_channels;
+    for (int64_t item = team.begin(work); item < team.end(work); item++) {
+        const int64_t c = item % layout.part_channels, panel = item / layout.part_channels;
+        const int64_t width = s.K / s.G - panel % layout.panels * W > L ? W : L;
+        transform.run(panel / layout.panels, panel % layout.panels, c, packed + panel * layout.panel_elements + c * width,
+                      layout.channels * width, layout.part_channels * width);
+    }
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
