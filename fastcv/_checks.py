@@ -862,7 +862,7 @@ def attention_geometry(
         )
     with_heads = [(1,) * (3 - len(sizes)) + sizes for sizes in all_shapes.values()]
     try:
-        batch = np.broadcast_shapes(*(sizes[:-3] for sizes in with_heads))
+        batch = _broadcast([sizes[:-3] for sizes in with_heads])
     except ValueError:
         raise ValueError(
             f"{op}: the axes before the heads must broadcast, got {shapes[1:-1]}"
@@ -900,6 +900,18 @@ def attention_geometry(
         value_columns=value_shape[-1],
         rows_shape=rows_shape,
     )
+
+
+def _broadcast(shapes: Sequence[Shape]) -> Shape:
+    """`np.broadcast_shapes` for sizes that may be a framework's symbols."""
+    axes = max(map(len, shapes))
+    result: list[int] = []
+    for sizes in zip(*((1,) * (axes - len(shape)) + shape for shape in shapes), strict=True):
+        size = next((size for size in sizes if size != 1), 1)
+        if any(other not in (1, size) for other in sizes):
+            raise ValueError("shapes do not broadcast")
+        result.append(size)
+    return tuple(result)
 
 
 def _attention_mask(op: str, mask: Any, dtype: np.dtype[Any], geometry: AttentionGeometry) -> None:

@@ -13,7 +13,7 @@ from calls import CALLS, Call, each_call, one_call_each
 from closeness import same_bits
 
 import fastcv
-from fastcv._gradients import TABLE
+from fastcv._gradients import PLAIN, TABLE
 
 torch = pytest.importorskip("torch")
 import fastcv.torch as ft  # noqa: E402
@@ -23,23 +23,33 @@ ACTIVATIONS = ["relu", "relu6", ("leaky_relu", 0.1), "sigmoid", "tanh", "silu", 
 
 def tensors(call: Call, dtype: type = np.float64, grad: bool = False) -> list[Any]:
     """A call's arrays as tensors."""
+    differs = call.differentiable
     return [
-        None if array is None else torch.from_numpy(array).requires_grad_(grad)
-        for array in call.arrays(dtype)
+        None if array is None else torch.from_numpy(array).requires_grad_(grad and i in differs)
+        for i, array in enumerate(call.arrays(dtype))
     ]
 
 
 def function_and_inputs(call: Call, grad: bool = True) -> tuple[Callable[..., Any], list[Any]]:
     """A function of the tensors that are there, and those."""
-    present = [t for t in tensors(call, grad=grad) if t is not None]
+    given = tensors(call, grad=grad)
     places = call.differentiable
-    whole = call.within(ft)
+    whole = call.within(ft, torch.from_numpy)
 
     def function(*arguments: Any) -> Any:
         by_place = dict(zip(places, arguments, strict=True))
-        return whole(*(by_place.get(i) for i in range(len(call.shapes))))
+        return whole(*(by_place.get(i, tensor) for i, tensor in enumerate(given)))
 
-    return function, present
+    return function, [given[i] for i in places]
+
+
+def cube(results: Any) -> Any:
+    """A number of all results."""
+    return sum(each.pow(3).sum() for each in several(results))
+
+
+def several(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 def assert_all_close(got: Any, want: Any) -> None:
@@ -53,13 +63,15 @@ def assert_all_close(got: Any, want: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("grad", [False, True], ids=["plain", "grad"])
 def test_values(call: Call, dtype: type, grad: bool) -> None:
-    got = call.within(ft)(*tensors(call, dtype, grad))
-    assert got.requires_grad == grad
-    assert same_bits(got.detach().numpy(), call.numpy(*call.arrays(dtype)))
+    got = call.within(ft, torch.from_numpy)(*tensors(call, dtype, grad))
+    want = several(call.numpy(*call.arrays(dtype)))
+    for one, other in zip(several(got), want, strict=True):
+        assert one.requires_grad == grad
+        assert same_bits(one.detach().numpy(), other)
 
 
 def test_namespace() -> None:
-    assert set(ft.__all__) == set(TABLE)
+    assert set(ft.__all__) == {*TABLE, *PLAIN}
     for name in ft.__all__:
         assert getattr(ft, name).__name__ == name
         assert getattr(ft, name).__doc__
@@ -180,6 +192,119 @@ def test_only_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> 
     assert weight.grad is not None
 
 
+# Several results
+
+
+def test_pooling_with_indices() -> None:
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    for dtype in (np.int64, np.int32):
+        output, indices = ft.max_pool2d(x, 3, 2, 1, return_indices=True, index_dtype=dtype)
+        wanted = torch.nn.functional.max_pool2d(x, 3, 2, 1, return_indices=True)
+        assert torch.equal(output, wanted[0]) and torch.equal(indices.long(), wanted[1])
+        assert indices.dtype == getattr(torch, dtype.__name__) and not indices.requires_grad
+        (g,) = torch.autograd.grad(output.sum(), x)
+        torch.testing.assert_close(g, torch.autograd.grad(wanted[0].sum(), x)[0])
+    with torch.no_grad():
+        assert not ft.max_pool2d(x, 3, return_indices=True)[0].requires_grad
+
+
+ATTENTIONS = [
+    {},
+    {"is_causal": True, "softcap": 1.5},
+    {"dropout_p": 0.3, "seed": 1, "window": (1, 2), "causal_alignment": "bottom_right"},
+]
+
+
+@pytest.mark.parametrize("options", ATTENTIONS, ids=str)
+def test_attentions_other_results_have_gradients(options: dict[str, Any]) -> None:
+    shapes = [(2, 2, 3, 2), (2, 2, 4, 2), (2, 2, 4, 3), (3, 4)]
+    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def attend(*arrays: Any) -> Any:
+        return ft.scaled_dot_product_attention(
+            *arrays, **options, return_lse=True, return_weights=True
+        )
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(attend, inputs)
+    assert torch.autograd.gradcheck(lambda *arrays: attend(*arrays)[1], inputs)
+    assert torch.autograd.gradcheck(lambda *arrays: attend(*arrays)[2], inputs)
+
+
+def test_a_query_that_sees_nothing_has_no_gradient() -> None:
+    q, k, v = (torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.zeros(3, 3, dtype=torch.float64)
+    mask[1] = -torch.inf
+    for m in (mask, mask == 0):
+        y = ft.scaled_dot_product_attention(q, k, v, m)
+        assert not y[:, :, 1].any()
+        (g,) = torch.autograd.grad(y.sin().sum(), q, create_graph=True)
+        assert not g[:, :, 1].any()
+        (g,) = torch.autograd.grad(g.sin().sum(), q)
+        assert not g[:, :, 1].any() and g.isfinite().all()
+
+
+def test_compiled_gradients_of_attention_are_the_kernel() -> None:
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def keep(module: Any, inputs: Any) -> Any:
+        graphs.append({n.target for n in module.graph.nodes if n.op == "call_function"})
+        return module
+
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    backend = aot_autograd(
+        fw_compiler=lambda m, i: make_boxed_func(keep(m, i)),
+        bw_compiler=lambda m, i: make_boxed_func(keep(m, i)),
+    )
+    q, k, v = (torch.randn(1, 2, 3, 4, requires_grad=True) for _ in range(3))
+    compiled = torch.compile(ft.scaled_dot_product_attention, fullgraph=True, backend=backend)
+    compiled(q, k, v, is_causal=True).sum().backward()
+    operators = torch.ops.fastcv
+    assert operators.scaled_dot_product_attention.default in graphs[0]
+    assert operators.scaled_dot_product_attention_grad.default in graphs[1]
+    assert len(graphs[1]) <= 4, graphs[1]
+
+
+# Assignments
+
+
+def test_assignments() -> None:
+    costs = torch.randn(3, 4, 5, requires_grad=True)
+    rows, columns = ft.linear_sum_assignment(costs[0])
+    wanted = fastcv.linear_sum_assignment(costs[0].detach().numpy())
+    assert same_bits(rows.numpy(), wanted[0]) and same_bits(columns.numpy(), wanted[1])
+    assert costs[0][rows, columns].sum().requires_grad
+    whole = ft.linear_sum_assignment_batch(costs, torch.tensor([[4, 5], [2, 3], [0, 0]]))
+    assert torch.equal(whole[0], columns) and whole.dtype == torch.int64
+    assert torch.equal(ft.linear_sum_assignment_batch([costs[0], costs[1]])[0], columns)
+    duals = ft.linear_sum_assignment(costs[0], return_duals=True)[2:]
+    total = costs[0].detach()[rows, columns].sum().double()
+    torch.testing.assert_close(duals[0].sum() + duals[1].sum(), total)
+    with pytest.raises(ValueError, match=r"^linear_sum_assignment: .*on the CPU.*meta"):
+        ft.linear_sum_assignment(costs[0].to("meta"))
+
+
+def test_detr_match() -> None:
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(2, 6, 4, requires_grad=True), torch.rand(2, 6, 4)
+    labels = [torch.tensor([1, 3, 0]), torch.empty(0, dtype=torch.int64)]
+    targets = [torch.rand(3, 4), torch.empty(0, 4)]
+    got, cost = ft.detr_match(logits, boxes, labels, targets, return_cost=True)
+    want = fastcv.detr_match(
+        logits.detach().numpy(),
+        boxes.numpy(),
+        [t.numpy() for t in labels],
+        [t.numpy() for t in targets],
+    )
+    assert len(got) == 2 and cost.shape == (2,)
+    for one, other in zip(got, want, strict=True):
+        assert isinstance(one, tuple)
+        assert all(same_bits(a.numpy(), b) for a, b in zip(one, other, strict=True))
+
+
 # torch.func
 
 
@@ -190,7 +315,7 @@ def test_func_grad_and_jacrev(call: Call) -> None:
     plain = [t.detach() for t in inputs]
 
     def loss(*arguments: Any) -> Any:
-        return function(*arguments).pow(3).sum()
+        return cube(function(*arguments))
 
     want = torch.autograd.grad(loss(*inputs), inputs)
     assert_all_close(torch.func.grad(loss, numbers)(*plain), want)
@@ -203,7 +328,7 @@ def test_func_hessian(call: Call) -> None:
     function, inputs = function_and_inputs(call, grad=False)
 
     def loss(*arguments: Any) -> Any:
-        return function(*arguments).pow(3).sum()
+        return cube(function(*arguments))
 
     count = min(2, len(inputs))
     numbers, first, rest = tuple(range(count)), tuple(inputs[:count]), inputs[count:]
@@ -228,7 +353,8 @@ def test_vmap_over_any_of_the_tensors(call: Call) -> None:
             function(*(t[k] if axis == 0 else t for t, axis in zip(stacks, axes, strict=True)))
             for k in range(size)
         ]
-        torch.testing.assert_close(got, torch.stack(want))
+        stacked = map(torch.stack, zip(*map(several, want), strict=True))
+        assert_all_close(several(got), stacked)
 
 
 def test_gradient_of_each_sample() -> None:
@@ -260,7 +386,7 @@ def test_compile(call: Call, dynamic: bool) -> None:
     function, inputs = function_and_inputs(call)
 
     def loss(*arguments: Any) -> Any:
-        return (2 * function(*arguments)).square().sum()
+        return cube(function(*arguments))
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     want, got = loss(*inputs), compiled(*inputs)
@@ -313,9 +439,11 @@ def test_export(dynamic: bool) -> None:
 @each_call
 def test_opcheck(call: Call) -> None:
     op = TABLE[call.name]
-    arguments = op.arguments(*tensors(call, grad=True), *call.rest, **call.keywords)
+    arguments = op.arguments(
+        *tensors(call, grad=True), *call.rest, **call.options(torch.from_numpy)
+    )
     operator = getattr(torch.ops.fastcv, call.name).default
-    flat = (*arguments.arrays, *arguments.parameters)
+    flat = (*arguments.arrays, *op.for_gradients(arguments.parameters))
     torch.library.opcheck(operator, flat)
     last = tuple(
         t.detach().contiguous(memory_format=torch.channels_last)
@@ -350,20 +478,28 @@ def test_meta_tensors_have_shapes() -> None:
 # Torch's own samples
 
 
-@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d", "scaled_dot_product_attention"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_torchs_samples(name: str, dtype: Any) -> None:
     from torch.testing._internal.common_methods_invocations import op_db
 
-    (info,) = (op for op in op_db if op.name == f"nn.functional.{name}")
+    info = next(op for op in op_db if op.name == f"nn.functional.{name}")
     function, count = getattr(ft, name), 0
     for sample in info.sample_inputs("cpu", dtype, requires_grad=True):
+        if sample.kwargs.get("dropout_p"):
+            continue  # Other numbers decide what is dropped.
         arguments = (sample.input, *sample.args)
-        inputs = [t for t in arguments if isinstance(t, torch.Tensor)]
+        inputs = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
         want = info.op(*arguments, **sample.kwargs)
         got = function(*arguments, **sample.kwargs)
         tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}
         torch.testing.assert_close(got, want, **tolerance)
+        if sample.kwargs.get("return_indices"):
+            assert torch.equal(got[1], want[1])
+            got, want = got[0], want[0]
         grad = torch.randn_like(want)
         torch.testing.assert_close(
             torch.autograd.grad(got, inputs, grad),
@@ -399,7 +535,7 @@ def test_autocast_computes_in_float32() -> None:
 
 @one_call_each
 def test_what_is_refused(call: Call) -> None:
-    function = call.within(ft)
+    function = call.within(ft, torch.from_numpy)
     good = tensors(call)
     for place in call.differentiable:
         name = TABLE[call.name].arrays[place]
@@ -416,13 +552,15 @@ def test_what_is_refused(call: Call) -> None:
         refused(tensor.numpy(), TypeError, "must be a torch.Tensor, got ndarray")
         refused(tensor.half(), TypeError, "dtype must be float32 or float64, got torch.float16")
         refused(tensor.to_sparse(), TypeError, "must be a dense tensor, got torch.sparse_coo")
-    if len(good) == 1:
+    if len(call.differentiable) == 1:
         return
-    mixed = [good[0], *(None if t is None else t.float() for t in good[1:])]
+    mixed = [t.float() if i in call.differentiable[1:] else t for i, t in enumerate(good)]
     with pytest.raises(TypeError, match=f"^{call.name}: .*dtype must equal"):
         function(*mixed)
     with pytest.raises(TypeError, match=f"^{call.name}: .*dtype must equal"):
-        function(*(None if t is None else t.requires_grad_() for t in mixed))
+        function(
+            *(t.requires_grad_() if i in call.differentiable else t for i, t in enumerate(mixed))
+        )
 
 
 def test_cuda_tensors_are_refused() -> None:

@@ -9,9 +9,26 @@ integers, padding as (top, bottom, left, right), shapes, names. `Op.arguments` b
 into that form, or raises what the function for NumPy arrays would raise.
 """
 
-from fastcv._gradients import convolution, gram_matrix
+from collections.abc import Callable
+from typing import Any
+
+import fastcv
+from fastcv._gradients import attention, convolution, gram_matrix, pooling
 from fastcv._gradients.op import Arrays, Functions, Op, Parameters, Shape
 
-TABLE: dict[str, Op] = {op.name: op for op in (*convolution.ENTRIES, *gram_matrix.ENTRIES)}
+TABLE: dict[str, Op] = {
+    op.name: op for file in (convolution, pooling, gram_matrix, attention) for op in file.ENTRIES
+}
 
-__all__ = ["TABLE", "Arrays", "Functions", "Op", "Parameters", "Shape"]
+# Functions without gradients, whose results differ in number or size with their arguments' values:
+# a framework calls them with its arrays' values and takes their results as they are.
+PLAIN: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        fastcv.linear_sum_assignment,
+        fastcv.linear_sum_assignment_batch,
+        fastcv.detr_match,
+    )
+}
+
+__all__ = ["PLAIN", "TABLE", "Arrays", "Functions", "Op", "Parameters", "Shape"]

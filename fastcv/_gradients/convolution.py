@@ -183,8 +183,15 @@ def _forward(kind: _Convolution, forward: str, grad_input: str, grad_weight: str
         return result
 
     def gradients(
-        ops: Functions, needed: Sequence[bool], grad: Any, arrays: Arrays, parameters: Parameters
+        ops: Functions,
+        namespace: ModuleType,
+        needed: Sequence[bool],
+        grads: Arrays,
+        arrays: Arrays,
+        results: Arrays,
+        parameters: Parameters,
     ) -> Arrays:
+        (grad,) = grads
         input, weight, _ = arrays
         if parameters[count] is not None:
             raise ValueError(
@@ -276,8 +283,15 @@ def _gradient(
         return result
 
     def gradients(
-        ops: Functions, needed: Sequence[bool], grad: Any, arrays: Arrays, parameters: Parameters
+        ops: Functions,
+        namespace: ModuleType,
+        needed: Sequence[bool],
+        grads: Arrays,
+        arrays: Arrays,
+        results: Arrays,
+        parameters: Parameters,
     ) -> Arrays:
+        (grad,) = grads
         grad_output, array = arrays
         _, *plain = parameters
         input, weight = (grad, array) if by_input else (array, grad)

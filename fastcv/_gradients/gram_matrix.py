@@ -39,8 +39,15 @@ def _shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
 
 
 def _gradients(
-    ops: Functions, needed: Sequence[bool], grad: Any, arrays: Arrays, parameters: Parameters
+    ops: Functions,
+    namespace: ModuleType,
+    needed: Sequence[bool],
+    grads: Arrays,
+    arrays: Arrays,
+    results: Arrays,
+    parameters: Parameters,
 ) -> Arrays:
+    (grad,) = grads
     return (ops[_GRADIENT](grad, *arrays, *parameters) if needed[0] else None,)
 
 
@@ -71,8 +78,15 @@ def _grad_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
 
 
 def _grad_gradients(
-    ops: Functions, needed: Sequence[bool], grad: Any, arrays: Arrays, parameters: Parameters
+    ops: Functions,
+    namespace: ModuleType,
+    needed: Sequence[bool],
+    grads: Arrays,
+    arrays: Arrays,
+    results: Arrays,
+    parameters: Parameters,
 ) -> Arrays:
+    (grad,) = grads
     grad_output, input = arrays
     by_output = None
     if needed[0]:

@@ -19,17 +19,21 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastcv import _layout
-from fastcv._gradients import TABLE, Arrays, Functions, Op, Parameters
+from fastcv._gradients import PLAIN, TABLE, Arrays, Functions, Op, Parameters
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
 _LIBRARY: Any = torch.library.Library("fastcv", "DEF")  # type: ignore[no-untyped-call]
 _KINDS = {
+    "boolean": "bool",
     "integer": "int",
+    "optional integer": "int?",
     "integers": "int[]",
     "shape": "SymInt[]",
+    "optional shape": "SymInt[]?",
     "number": "float",
     "optional number": "float?",
     "name": "str",
@@ -38,8 +42,11 @@ _KINDS = {
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FLOATS = (torch.float32, torch.float64)
 _HALVES = (torch.float16, torch.bfloat16)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# What a kernel may read somewhere; which array may be what is for the op's own checks to say.
+_READABLE = frozenset((*_FLOATS, *_INTEGERS, torch.bool))
 
-_OPERATORS: dict[str, Callable[..., torch.Tensor]] = {}
+_OPERATORS: dict[str, Callable[..., Any]] = {}
 _AUTOGRAD: dict[str, type[torch.autograd.Function]] = {}
 
 
@@ -61,14 +68,26 @@ def _check(op: Op, arrays: Arrays) -> None:
             )
         if tensor.layout is not torch.strided:
             raise TypeError(f"{op.name}: {name} must be a dense tensor, got {tensor.layout}")
-        if tensor.dtype not in _FLOATS:
+        if name in op.integers:
+            if tensor.dtype not in _INTEGERS:
+                raise TypeError(
+                    f"{op.name}: {name}.dtype must be an integer type, got {tensor.dtype}"
+                )
+        elif tensor.dtype not in _FLOATS and not (name in op.masks and tensor.dtype is torch.bool):
             raise TypeError(
                 f"{op.name}: {name}.dtype must be float32 or float64, got {tensor.dtype}"
             )
 
 
-def _run(op: Op, arrays: Arrays, parameters: Parameters) -> torch.Tensor:
-    return torch.from_numpy(op.run(*map(_view, arrays), *parameters))
+def _run(op: Op, arrays: Arrays, parameters: Parameters) -> Any:
+    return _tensors(op.run(*map(_view, arrays), *parameters))
+
+
+def _tensors(results: Any) -> Any:
+    """Tensors over the memory of NumPy's arrays: of one, or of several in any nest of tuples."""
+    if isinstance(results, np.ndarray):
+        return torch.from_numpy(results)
+    return type(results)(map(_tensors, results))
 
 
 def _view(tensor: torch.Tensor | None) -> Any:
@@ -78,12 +97,15 @@ def _view(tensor: torch.Tensor | None) -> Any:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def _empty(shape: Sequence[int], like: torch.Tensor, keeps_layout: bool) -> torch.Tensor:
+def _empty(
+    shape: Sequence[int], like: torch.Tensor, keeps_layout: bool, dtype: str | None
+) -> torch.Tensor:
     """`_layout.empty` for tensors that may have no memory and symbolic sizes."""
-    if not keeps_layout or not _is_channels_last(like):
-        return like.new_empty(shape)
+    kind = like.dtype if dtype is None else getattr(torch, dtype)
+    if len(shape) < 3 or not keeps_layout or not _is_channels_last(like):
+        return like.new_empty(shape, dtype=kind)
     *batch, channels, height, width = shape
-    memory = like.new_empty((*batch, height, width, channels))
+    memory = like.new_empty((*batch, height, width, channels), dtype=kind)
     return memory.permute((0, 3, 1, 2) if batch else (2, 0, 1))
 
 
@@ -108,7 +130,7 @@ def _is_plain(arrays: Arrays) -> bool:
     for tensor in arrays:
         if tensor is None:
             continue
-        if type(tensor) not in _PLAIN or tensor.dtype not in _FLOATS or not tensor.is_cpu:
+        if type(tensor) not in _PLAIN or tensor.dtype not in _READABLE or not tensor.is_cpu:
             return False
         if tensor.layout is not torch.strided or tensor.is_neg():
             return False
@@ -122,7 +144,7 @@ def _is_plain(arrays: Arrays) -> bool:
     )
 
 
-def _call(name: str, *arguments: Any) -> torch.Tensor:
+def _call(name: str, *arguments: Any) -> Any:
     """Run an op on arrays and parameters in the table's form."""
     if torch.compiler.is_compiling():
         return _OPERATORS[name](*arguments)
@@ -130,8 +152,7 @@ def _call(name: str, *arguments: Any) -> torch.Tensor:
     arrays = arguments[: len(op.arrays)]
     if _is_plain(arrays):
         return _run(op, arrays, arguments[len(op.arrays) :])
-    result: torch.Tensor = _AUTOGRAD[name].apply(*arguments)  # type: ignore[no-untyped-call]
-    return result
+    return _AUTOGRAD[name].apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 _CALLS: Functions = {name: functools.partial(_call, name) for name in TABLE}
@@ -145,91 +166,128 @@ def _cast(arrays: Arrays) -> Arrays:
     )
 
 
-def _function(op: Op) -> Callable[..., torch.Tensor]:
+def _function(op: Op) -> Callable[..., Any]:
     """Return what the user calls."""
-    signature = inspect.signature(op.public)
-    shown = [
-        parameter.replace(annotation=inspect.Parameter.empty)
-        for parameter in signature.parameters.values()
-        if parameter.name != "out"
-    ]
-    count = len(op.arrays)
-    required = count - len(op.optional)
-    parameter_names = {parameter.name for parameter in shown} - set(op.arrays)
+    names = [parameter.name for parameter in _shown(op.public)]
+    # Arrays that come first, in the table's order as in the user's; the others have keywords.
+    count = sum(name == array for name, array in zip(names, op.arrays, strict=False))
+    required = len(op.arrays) - len(op.optional)
 
-    def function(*args: Any, **keywords: Any) -> torch.Tensor:
-        arrays = args[:count]
-        if (
-            not torch.compiler.is_compiling()
-            and len(arrays) >= required
-            and keywords.keys() <= parameter_names
-            and _is_plain(arrays)
-        ):
-            # The same call, with NumPy's views of the tensors: it checks all the rest.
-            views = [_view(tensor) for tensor in arrays]
-            return torch.from_numpy(op.public(*views, *args[count:], **keywords))
-        arrays, parameters, activation = op.arguments(*args, **keywords)
+    def function(*args: Any, **keywords: Any) -> Any:
+        if not torch.compiler.is_compiling() and len(args) >= required and "out" not in keywords:
+            arrays = args[:count]
+            named = [name for name in op.arrays if name in keywords] if keywords else ()
+            if named:
+                arrays = (*arrays, *(keywords[name] for name in named))
+            if _is_plain(arrays):
+                # The same call, with NumPy's views of the tensors: it checks all the rest.
+                views = map(_view, args[:count])
+                more = {name: _view(keywords[name]) for name in named}
+                return _tensors(op.public(*views, *args[count:], **(keywords | more)))
+        arrays, parameters, activation, chosen = op.arguments(*args, **keywords)
         if torch.is_autocast_enabled("cpu"):
             arrays = _cast(arrays)
         _check(op, arrays)
-        if activation is None:
-            return _call(op.name, *arrays, *parameters)
-        if torch.compiler.is_compiling() and not _needs_gradient(arrays):
+        compiles = torch.compiler.is_compiling() and not _needs_gradient(arrays)
+        if activation is not None and compiles:
             return _call(op.name, *arrays, *op.fused(parameters, activation))
+        results = _call(
+            op.name, *arrays, *(parameters if compiles else op.for_gradients(parameters))
+        )
+        if len(op.results) > 1:
+            found = tuple(results[position] for position in chosen)
+            return found if len(found) > 1 else found[0]
+        if activation is None:
+            return results
         name, *slope = (activation,) if isinstance(activation, str) else activation
-        activate = getattr(torch.nn.functional, name)
-        result: torch.Tensor = activate(_call(op.name, *arrays, *parameters), *slope)
-        return result
+        return getattr(torch.nn.functional, name)(results, *slope)
 
-    function.__name__ = function.__qualname__ = op.name
-    function.__module__ = "fastcv.torch"
-    function.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    function.__doc__ = (
-        f"`fastcv.{op.name}` for tensors: the same arguments without `out`, and differentiable."
+    _describe(
+        function,
+        op.public,
+        f"`fastcv.{op.name}` for tensors: the same arguments without `out`, and differentiable.",
     )
     return function
+
+
+def _shown(public: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(public).parameters.values()
+        if parameter.name != "out"
+    ]
+
+
+def _describe(function: Any, public: Callable[..., Any], text: str) -> None:
+    function.__name__ = function.__qualname__ = public.__name__
+    function.__module__ = "fastcv.torch"
+    function.__signature__ = inspect.Signature(_shown(public))
+    function.__doc__ = text
 
 
 def _register(op: Op) -> None:
     """Define the operator, with all that torch wants to know about it."""
     arrays = [f"Tensor{'?' * (name in op.optional)} {name}" for name in op.arrays]
     parameters = [f"{_KINDS[kind]} {name}" for name, kind in op.parameters.items()]
+    several = len(op.results) > 1
+    returned = f"({', '.join(['Tensor'] * len(op.results))})" if several else "Tensor"
     _LIBRARY.define(
-        f"{op.name}({', '.join(arrays + parameters)}) -> Tensor",
+        f"{op.name}({', '.join(arrays + parameters)}) -> {returned}",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
     count = len(op.arrays)
+    unused = [i for i, result in enumerate(op.results) if not result.differentiable]
 
-    def kernel(*arguments: Any) -> torch.Tensor:
+    def kernel(*arguments: Any) -> Any:
         _check(op, arguments[:count])
         return _run(op, arguments[:count], arguments[count:])
 
-    def fake(*arguments: Any) -> torch.Tensor:
+    def fake(*arguments: Any) -> Any:
         _check(op, arguments[:count])
         shapes = tuple(None if tensor is None else tensor.shape for tensor in arguments[:count])
-        shape = op.shape(shapes, arguments[count:])
-        return _empty(shape, arguments[op.layout_of or 0], op.layout_of is not None)
+        found = op.shape(shapes, arguments[count:])
+        named = dict(zip(op.parameters, arguments[count:], strict=True))
+        like = arguments[op.layout_of or 0]
+        results = tuple(
+            _empty(shape, like, op.layout_of is not None, result.dtype and named[result.dtype])
+            for shape, result in zip(found if several else (found,), op.results, strict=True)
+        )
+        return results if several else results[0]
 
-    def setup_context(ctx: Any, inputs: Arrays, output: torch.Tensor) -> None:
-        ctx.save_for_backward(*inputs[:count])
+    def setup_context(ctx: Any, inputs: Arrays, output: Any) -> None:
+        results = output if several else (output,)
+        ctx.save_for_backward(*inputs[:count], *(results[i] for i in op.saves))
         ctx.parameters = inputs[count:]
+        ctx.set_materialize_grads(False)
+        if unused:
+            ctx.mark_non_differentiable(*(results[i] for i in unused))
 
-    def backward(ops: Functions, ctx: Any, grad: torch.Tensor) -> Arrays:
+    def backward(ops: Functions, ctx: Any, *grads: torch.Tensor | None) -> Arrays:
+        if all(grad is None for grad in grads):
+            return (None,) * (count + len(ctx.parameters))
+        saved = dict(zip(op.saves, ctx.saved_tensors[count:], strict=True))
         gradients = op.gradients(
-            ops, ctx.needs_input_grad[:count], grad, ctx.saved_tensors, ctx.parameters
+            ops,
+            torch,
+            ctx.needs_input_grad[:count],
+            grads,
+            ctx.saved_tensors[:count],
+            tuple(saved.get(i) for i in range(len(op.results))),
+            ctx.parameters,
         )
         return (*gradients, *(None for _ in ctx.parameters))
 
     def vmap(
         ops: Functions, info: Any, axes: Sequence[int | None], *arguments: Any
-    ) -> tuple[torch.Tensor, int]:
+    ) -> tuple[Any, Any]:
         tensors = tuple(
             tensor if axis is None else tensor.movedim(axis, 0)
             for tensor, axis in zip(arguments[:count], axes, strict=False)
         )
         flags = [axis is not None for axis in axes[:count]]
         size, parameters = info.batch_size, arguments[count:]
-        return op.batched(ops, torch, size, tensors, flags, parameters), 0
+        results = op.batched(ops, torch, size, tensors, flags, parameters)
+        return results, (0,) * len(op.results) if several else 0
 
     operator = getattr(torch.ops.fastcv, op.name).default
     name = f"fastcv::{op.name}"
@@ -244,12 +302,11 @@ def _register(op: Op) -> None:
     torch.library.register_vmap(name, functools.partial(vmap, _OPERATORS), lib=_LIBRARY)
     _OPERATORS[op.name] = operator
 
-    def forward(*arguments: Any) -> torch.Tensor:
+    def forward(*arguments: Any) -> Any:
         arrays = arguments[:count]
         if _is_plain(arrays):
             return _run(op, arrays, arguments[count:])
-        result: torch.Tensor = operator(*arguments)
-        return result
+        return operator(*arguments)
 
     _AUTOGRAD[op.name] = type(
         f"fastcv_{op.name}",
@@ -266,4 +323,41 @@ def _register(op: Op) -> None:
 for _op in TABLE.values():
     _register(_op)
 
-FUNCTIONS = {name: _function(op) for name, op in TABLE.items()}
+
+# Functions without gradients
+
+
+def _values(name: str, value: Any) -> Any:
+    """NumPy's views of all tensors in an argument."""
+    if isinstance(value, torch.Tensor):
+        if not value.is_cpu:
+            raise ValueError(
+                f"{name}: tensors must be on the CPU, since this build has no kernels for other "
+                f"devices, got a tensor on {value.device}"
+            )
+        return value.detach().resolve_neg().numpy()
+    if isinstance(value, (list, tuple)):
+        return [_values(name, each) for each in value]
+    return value
+
+
+def _plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = function.__name__
+
+    def plain(*args: Any, **keywords: Any) -> Any:
+        values = [_values(name, value) for value in args]
+        named = {key: _values(name, value) for key, value in keywords.items()}
+        return _tensors(function(*values, **named))
+
+    _describe(
+        plain,
+        function,
+        f"`fastcv.{name}` for tensors: the same arguments. Its results have no gradients.",
+    )
+    result: Callable[..., Any] = torch.compiler.disable(plain)  # type: ignore[no-untyped-call]
+    return result
+
+
+FUNCTIONS = {name: _function(op) for name, op in TABLE.items()} | {
+    name: _plain_function(function) for name, function in PLAIN.items()
+}
