@@ -992,7 +992,7 @@ def _named(shapes: Mapping[str, Shape]) -> str:
 def fits(op: str, name: str, sizes: Shape) -> None:
     """Require fewer elements than 64 bits can give offsets to."""
     # NumPy bounds the product of the sizes that are not zero, even for an array with no elements.
-    if math.prod(size or 1 for size in sizes) >= _MAX_ELEMENTS:
+    if math.prod([size or 1 for size in sizes]) >= _MAX_ELEMENTS:
         raise ValueError(
             f"{op}: {name} must have fewer than 2**60 elements, got {' * '.join(map(str, sizes))}"
         )

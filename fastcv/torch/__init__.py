@@ -13,9 +13,13 @@ try:
 except ImportError as error:
     raise ImportError("fastcv.torch needs PyTorch: pip install torch") from error
 
+from fastcv.torch._accelerate import Report, accelerate, report
+from fastcv.torch._matcher import HungarianMatcher
 from fastcv.torch._ops import FUNCTIONS
+from fastcv.torch._override import override
 
-__all__ = sorted(FUNCTIONS)
+__all__ = ["HungarianMatcher", "Report", "accelerate", "override", "report"]
+__all__ += sorted(FUNCTIONS)
 
 if TYPE_CHECKING:
 

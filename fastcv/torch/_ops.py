@@ -40,11 +40,11 @@ _KINDS = {
     "optional name": "str?",
 }
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-_FLOATS = (torch.float32, torch.float64)
+FLOATS = (torch.float32, torch.float64)
 _HALVES = (torch.float16, torch.bfloat16)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # What a kernel may read somewhere; which array may be what is for the op's own checks to say.
-_READABLE = frozenset((*_FLOATS, *_INTEGERS, torch.bool))
+_READABLE = frozenset((*FLOATS, *_INTEGERS, torch.bool))
 
 _OPERATORS: dict[str, Callable[..., Any]] = {}
 _AUTOGRAD: dict[str, type[torch.autograd.Function]] = {}
@@ -73,14 +73,14 @@ def _check(op: Op, arrays: Arrays) -> None:
                 raise TypeError(
                     f"{op.name}: {name}.dtype must be an integer type, got {tensor.dtype}"
                 )
-        elif tensor.dtype not in _FLOATS and not (name in op.masks and tensor.dtype is torch.bool):
+        elif tensor.dtype not in FLOATS and not (name in op.masks and tensor.dtype is torch.bool):
             raise TypeError(
                 f"{op.name}: {name}.dtype must be float32 or float64, got {tensor.dtype}"
             )
 
 
 def _run(op: Op, arrays: Arrays, parameters: Parameters) -> Any:
-    return _tensors(op.run(*map(_view, arrays), *parameters))
+    return _tensors(op.run(*map(view, arrays), *parameters))
 
 
 def _tensors(results: Any) -> Any:
@@ -90,7 +90,7 @@ def _tensors(results: Any) -> Any:
     return type(results)(map(_tensors, results))
 
 
-def _view(tensor: torch.Tensor | None) -> Any:
+def view(tensor: torch.Tensor | None) -> Any:
     """NumPy's view of a tensor's memory."""
     if tensor is None:
         return None
@@ -124,7 +124,7 @@ def _needs_gradient(arrays: Arrays) -> bool:
     )
 
 
-def _is_plain(arrays: Arrays) -> bool:
+def is_plain(arrays: Arrays) -> bool:
     """Whether a call's tensors are memory that NumPy can see, and nothing but the result counts."""
     wants_gradient = False
     for tensor in arrays:
@@ -150,7 +150,7 @@ def _call(name: str, *arguments: Any) -> Any:
         return _OPERATORS[name](*arguments)
     op = TABLE[name]
     arrays = arguments[: len(op.arrays)]
-    if _is_plain(arrays):
+    if is_plain(arrays):
         return _run(op, arrays, arguments[len(op.arrays) :])
     return _AUTOGRAD[name].apply(*arguments)  # type: ignore[no-untyped-call]
 
@@ -179,10 +179,10 @@ def _function(op: Op) -> Callable[..., Any]:
             named = [name for name in op.arrays if name in keywords] if keywords else ()
             if named:
                 arrays = (*arrays, *(keywords[name] for name in named))
-            if _is_plain(arrays):
+            if is_plain(arrays):
                 # The same call, with NumPy's views of the tensors: it checks all the rest.
-                views = map(_view, args[:count])
-                more = {name: _view(keywords[name]) for name in named}
+                views = map(view, args[:count])
+                more = {name: view(keywords[name]) for name in named}
                 return _tensors(op.public(*views, *args[count:], **(keywords | more)))
         arrays, parameters, activation, chosen = op.arguments(*args, **keywords)
         if torch.is_autocast_enabled("cpu"):
@@ -304,7 +304,7 @@ def _register(op: Op) -> None:
 
     def forward(*arguments: Any) -> Any:
         arrays = arguments[:count]
-        if _is_plain(arrays):
+        if is_plain(arrays):
             return _run(op, arrays, arguments[count:])
         return operator(*arguments)
 

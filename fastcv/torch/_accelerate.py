@@ -1,0 +1,236 @@
+"""Whole models: which modules to swap, and which of their neighbours to fold into them."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from fastcv.torch import _modules
+from fastcv.torch._ops import FLOATS
+
+_BUFFERS = {"weight", "bias", "running_mean", "running_var"}
+
+
+def accelerate(
+    model: torch.nn.Module,
+    *,
+    filter_fn: Callable[[torch.nn.Module, str], bool] | None = None,
+    inplace: bool = False,
+) -> torch.nn.Module:
+    """Let fastcv run the modules of a model that it has kernels for.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model. Its `Conv2d`, `ConvTranspose2d`, `MaxPool2d`, `MaxUnpool2d` and
+        `MultiheadAttention` modules are swapped; `report` says which, and why not the others.
+    filter_fn : callable, optional
+        Called with each of these modules and its name; one for which it returns false is left.
+    inplace : bool, default False
+        Change `model` itself instead of a copy.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model. Its state_dict, its parameters and its training mode are those of `model`.
+
+    Notes
+    -----
+    In eval mode, where no gradient is wanted, convolutions keep their weights packed, and a batch
+    norm in eval mode and an activation that directly follow are computed with them. Weights that
+    were changed in place, replaced or loaded are packed again at the next call; only a change
+    through ``tensor.data`` goes unnoticed until `train` or `eval` is called. In train mode, and
+    where gradients are wanted, modules compute one by one, with gradients from fastcv.
+
+    Examples
+    --------
+    >>> import torch, fastcv.torch
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+    ... )
+    >>> fast = fastcv.torch.accelerate(model.eval())
+    >>> print(fastcv.torch.report(fast))
+    0: Conv2d runs on fastcv, with 1 and 2 folded into it in eval mode
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if reason(module) is None and (filter_fn is None or filter_fn(module, name)):
+            module.__class__ = _modules.CLASSES[type(module)]
+    paths = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for container in model.modules():
+        if any(isinstance(child, _modules.CONVOLUTIONS) for child in container.children()):
+            _fold(container, paths)
+    return model
+
+
+class Entry(NamedTuple):
+    """What became of one module."""
+
+    name: str
+    kind: str
+    swapped: bool
+    text: str
+
+
+class Report(list[Entry]):
+    """An entry for each module that is swapped, or that might have been; prints as text."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{entry.name or '(model)'}: {entry.kind} {entry.text}" for entry in self)
+
+
+def report(model: torch.nn.Module) -> Report:
+    """Say which modules of a model run on fastcv, and why others do not.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What `accelerate` returned.
+
+    Returns
+    -------
+    Report
+        A list with a tuple (name, kind, swapped, text) for each module of a kind that fastcv has.
+        It prints as one line each.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    return Report(
+        Entry(name, type(module).__name__, swapped, text)
+        for name, module in model.named_modules()
+        for swapped, text in _texts(module, names)
+    )
+
+
+def _texts(module: torch.nn.Module, names: dict[int, str]) -> Iterator[tuple[bool, str]]:
+    if isinstance(module, tuple(_modules.CLASSES.values())):
+        followers = [names.get(id(each), "?") for each in getattr(module, "followers", ())]
+        folded = f", with {' and '.join(followers)} folded into it in eval mode"
+        yield True, "runs on fastcv" + (folded if followers else "")
+    elif isinstance(module, tuple(_modules.CLASSES)):
+        yield False, "is left: " + (reason(module) or "not chosen")
+
+
+def reason(module: torch.nn.Module) -> str | None:
+    """Say why this module cannot be swapped; None if it can."""
+    kind = type(module)
+    if kind not in _modules.CLASSES:
+        return "a subclass may compute something else"
+    for name, tensor in module.named_parameters():
+        if tensor.dtype not in FLOATS:
+            return f"{name} is {tensor.dtype}, not float32 or float64"
+        if tensor.device.type != "cpu":
+            return f"{name} is on {tensor.device}, not on the CPU"
+    padding_mode = getattr(module, "padding_mode", "zeros")
+    if padding_mode != "zeros":
+        return f"padding_mode is {padding_mode!r}"
+    if isinstance(module, torch.nn.MultiheadAttention) and (
+        module.bias_k is not None or module.add_zero_attn
+    ):
+        return "it adds keys of its own"
+    return None
+
+
+# Folding
+
+
+class _Tracer(torch.fx.Tracer):
+    """Records what one forward calls, and looks into none of it."""
+
+    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
+    """Find what directly follows the container's convolutions, and let them fold it."""
+    try:
+        graph = _Tracer().trace(container)
+    except Exception:
+        # Its control flow depends on values, or it does what cannot be recorded.
+        return
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    convolutions = []
+    for node in graph.nodes:
+        module = _module_of(container, node)
+        if (
+            not isinstance(module, _modules.CONVOLUTIONS)
+            or calls[node.target] > 1
+            or paths[id(module)] > 1
+            or len(node.args) != 1
+            or node.kwargs
+        ):
+            continue
+        followers = _followers(container, node, calls, paths)
+        if followers:
+            module.__dict__["followers"] = followers
+            convolutions.append(module)
+    if convolutions and "_fastcv_folds" not in container.__dict__:
+        container.__dict__["_fastcv_folds"] = tuple(convolutions)
+        container.register_forward_pre_hook(_arm)
+
+
+def _arm(container: torch.nn.Module, arguments: Any) -> None:
+    """Tell the convolutions that their followers come next: a call from elsewhere folds nothing."""
+    for module in container.__dict__["_fastcv_folds"]:
+        module.__dict__["armed"] = True
+
+
+def _followers(
+    container: torch.nn.Module, node: Any, calls: Counter[Any], paths: Counter[int]
+) -> tuple[torch.nn.Module, ...]:
+    convolution = _module_of(container, node)
+    followers: list[torch.nn.Module] = []
+    for wanted in ("norm", "activation"):
+        after = _only_user(node)
+        module = None if after is None else _module_of(container, after)
+        if module is None:
+            break
+        if wanted == "norm":
+            if calls[after.target] > 1 or paths[id(module)] > 1 or not _takes_norm(module):
+                continue
+            if module.running_var.dtype != convolution.weight.dtype:
+                break
+        elif _modules.activation_of(module) is None or not _takes_activation(module):
+            break
+        followers.append(module)
+        node = after
+    return tuple(followers)
+
+
+def _takes_norm(module: torch.nn.Module) -> bool:
+    """Whether this is a batch norm that can be folded; make it one that takes part in it."""
+    if isinstance(module, (_modules.BatchNorm2d, _modules.FrozenBatchNorm2d)):
+        return True
+    if type(module) is torch.nn.BatchNorm2d and module.running_mean is not None:
+        module.__class__ = _modules.BatchNorm2d
+        return True
+    # Models for detection bring their own, which all have this name and these buffers.
+    if type(module).__name__.endswith("FrozenBatchNorm2d") and set(module._buffers) == _BUFFERS:
+        module.__class__ = _modules.FrozenBatchNorm2d
+        return True
+    return False
+
+
+def _takes_activation(module: torch.nn.Module) -> bool:
+    if type(module) in _modules.FOLLOWERS:
+        module.__class__ = _modules.FOLLOWERS[type(module)]
+    return isinstance(module, tuple(_modules.FOLLOWERS.values()))
+
+
+def _only_user(node: Any) -> Any:
+    """Return the module call that takes this result and nothing else, if nothing else uses it."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    taken = user.op == "call_module" and user.args == (node,) and not user.kwargs
+    return user if taken else None
+
+
+def _module_of(container: torch.nn.Module, node: Any) -> Any:
+    return container.get_submodule(node.target) if node.op == "call_module" else None

@@ -1,0 +1,411 @@
+"""fastcv.torch for whole models: accelerate, report, override, HungarianMatcher."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastcv
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+import fastcv.torch as ft  # noqa: E402
+from fastcv.torch import _modules  # noqa: E402
+
+ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """As detection models have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x: Any) -> Any:
+        scale = (
+            self.weight.reshape(1, -1, 1, 1)
+            * (self.running_var.reshape(1, -1, 1, 1) + 1e-5).rsqrt()
+        )
+        bias = self.bias.reshape(1, -1, 1, 1) - self.running_mean.reshape(1, -1, 1, 1) * scale
+        return x * scale + bias
+
+
+class Block(nn.Module):
+    """A residual block whose activation is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding="same"), FrozenBatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Any) -> Any:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x
+        return self.relu(y)
+
+
+class Model(nn.Module):
+    """Something of everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.SiLU())
+        self.block = Block()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2)
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(6, 4, 3, 2, groups=2), nn.BatchNorm2d(4), nn.LeakyReLU(0.2)
+        )
+        self.reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Any) -> Any:
+        x = self.block(self.stem(x))
+        pooled, indices = self.pool(x)
+        x = self.unpool(pooled, indices, output_size=x.shape[-2:])
+        return self.reflect(self.up(x))
+
+
+def model() -> Any:
+    torch.manual_seed(0)
+    made = Model()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias)
+    return made.eval()
+
+
+def close(got: Any, want: Any) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("grad", [False, True], ids=["plain", "grad"])
+def test_results_are_the_models(layout: Any, grad: bool) -> None:
+    plain = model().to(memory_format=layout)
+    fast = ft.accelerate(plain)
+    x = torch.randn(2, 3, 21, 22).contiguous(memory_format=layout)
+    with torch.set_grad_enabled(grad):
+        got = fast(x)
+        close(got, plain(x))
+    if layout is torch.channels_last:
+        with torch.no_grad():
+            assert fast.block(fast.stem(x)).is_contiguous(memory_format=layout)
+            assert fast.up(fast.stem(x)).is_contiguous(memory_format=layout)
+    close(fast.double()(x.double()), plain.double()(x.double()))
+
+
+def test_state_and_classes_stay() -> None:
+    plain = model()
+    fast = ft.accelerate(plain)
+    assert type(plain.stem[0]) is nn.Conv2d and isinstance(fast.stem[0], nn.Conv2d)
+    assert fast.stem[0].weight is not plain.stem[0].weight
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert all(map(torch.equal, fast.state_dict().values(), plain.state_dict().values()))
+    assert list(dict(fast.named_modules())) == list(dict(plain.named_modules()))
+    assert ft.accelerate(plain, inplace=True) is plain and type(plain.pool) is _modules.MaxPool2d
+    x = torch.randn(1, 3, 21, 22)
+    with torch.no_grad():
+        want = fast(x)
+        for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), ft.accelerate(fast)):
+            assert torch.equal(again(x), want)
+
+
+def test_report() -> None:
+    report = ft.report(ft.accelerate(model(), filter_fn=lambda module, name: name != "pool"))
+    text = str(report)
+    assert "stem.0: Conv2d runs on fastcv, with stem.1 and stem.2 folded into it" in text
+    assert "block.conv1: Conv2d runs on fastcv, with block.bn1 and block.relu folded" in text
+    assert "block.conv2: Conv2d runs on fastcv, with block.bn2 folded" in text
+    assert "up.0: ConvTranspose2d runs on fastcv, with up.1 and up.2 folded" in text
+    assert "pool: MaxPool2d is left: not chosen" in text
+    assert "reflect: Conv2d is left: padding_mode is 'reflect'" in text
+    assert {entry.name for entry in report if not entry.swapped} == {"pool", "reflect"}
+
+    class Own(nn.Conv2d):
+        pass
+
+    others = nn.ModuleList([Own(1, 1, 1), nn.Conv2d(1, 1, 1).bfloat16(), nn.Conv2d(1, 1, 1)])
+    others.append(nn.Conv2d(1, 1, 1, device="meta"))
+    others.append(nn.MultiheadAttention(4, 2, add_bias_kv=True))
+    texts = [entry.text for entry in ft.report(ft.accelerate(others))]
+    assert "subclass" in texts[0] and "torch.bfloat16" in texts[1] and texts[2] == "runs on fastcv"
+    assert "on meta" in texts[3] and "keys of its own" in texts[4]
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_what_is_folded_is_computed_once(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), kind()).eval()
+    plain[1].running_mean.uniform_(-1, 1)
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 2, 6, 7)
+    with torch.no_grad():
+        want = plain(x)
+        for each in (nn.BatchNorm2d, kind):
+            monkeypatch.setattr(each, "forward", None, raising=False)
+        close(fast(x), want)
+
+
+def test_only_what_follows_is_folded() -> None:
+    """Parts of a model that are called by themselves compute themselves."""
+    plain = model()
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 3, 21, 22)
+    with torch.no_grad():
+        fast(x)
+        for name in ("stem.0", "block.conv1", "up.0"):
+            channels = plain.get_submodule(name).in_channels
+            y = torch.randn(1, channels, 9, 8)
+            close(fast.get_submodule(name)(y), plain.get_submodule(name)(y))
+        close(fast.stem[:2](x), plain.stem[:2](x))
+        seen = []
+        fast.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        close(fast(x), plain(x))
+        close(seen[0], plain.stem[0](x))
+        # In train mode a batch norm measures its input.
+        fast.stem[1].train(), plain.stem[1].train()
+        close(fast(x), plain(x))
+        close(fast.stem[1].running_mean, plain.stem[1].running_mean)
+
+
+def test_shared_modules_are_not_folded() -> None:
+    norm, conv = nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)
+    plain = nn.Sequential(conv, norm, nn.Sequential(norm, conv, nn.ReLU()), conv).eval()
+    norm.running_mean.uniform_(-1, 1)
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 2, 5, 5)
+    with torch.no_grad():
+        close(fast(x), plain(x))
+    assert "folded" not in str(ft.report(fast))
+
+
+def test_changed_weights_are_noticed() -> None:
+    plain = model()
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 3, 21, 22)
+
+    def both_agree() -> None:
+        with torch.no_grad():
+            close(fast(x), plain(x))
+
+    both_agree()
+    with torch.no_grad():
+        for each in (plain, fast):
+            each.stem[0].weight.mul_(2)
+            each.block.bn1.running_mean.add_(1)
+            each.up[1].bias.sub_(1)
+    both_agree()
+    torch.manual_seed(1)
+    fresh = Model().state_dict()
+    plain.load_state_dict(fresh), fast.load_state_dict(fresh)
+    both_agree()
+    for each in (plain, fast):
+        each.stem[0].weight = nn.Parameter(torch.ones_like(each.stem[0].weight))
+    both_agree()
+    for each in (plain, fast):
+        each.stem[0].weight.data.mul_(-1)
+        each.train().eval()
+    both_agree()
+
+
+def test_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = ft.accelerate(model())
+    x = torch.randn(1, 3, 21, 22)
+    with torch.no_grad():
+        fast(x)
+        monkeypatch.setattr(_modules._Packed, "_pack", None)
+        fast(x)
+    with torch.inference_mode():
+        fast(x)
+
+
+def test_training() -> None:
+    plain = model().train().double()
+    fast = ft.accelerate(plain)
+    x = torch.randn(2, 3, 21, 22, dtype=torch.float64)
+    for each in (plain, fast):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            each(x).square().mean().backward()
+            optimizer.step()
+    for one, other in zip(fast.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        close(fast.eval()(x), plain.eval()(x))
+
+
+def test_accelerated_model_compiles_and_exports() -> None:
+    torch._dynamo.reset()
+    plain = model()
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 3, 21, 22)
+    with torch.no_grad():
+        close(torch.compile(fast, fullgraph=True, backend="aot_eager")(x), plain(x))
+        program = torch.export.export(fast, (x,))
+        close(program.module()(x), plain(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            got, want = fast(x), plain(x)
+            assert got.dtype == want.dtype
+            torch.testing.assert_close(got, want, rtol=0.1, atol=0.1)
+
+
+# Attention
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("other", [False, True], ids=["self", "other"])
+def test_multihead_attention(weights: bool, batch_first: bool, other: bool) -> None:
+    sizes = {"kdim": 6, "vdim": 5} if other else {}
+    torch.manual_seed(0)
+    plain = nn.MultiheadAttention(8, 2, batch_first=batch_first, **sizes).double()
+    nn.init.uniform_(plain.in_proj_bias)
+    fast = ft.accelerate(plain)
+    assert type(fast) is _modules.MultiheadAttention
+    shapes = [(3, 4, 8), (3, 5, 6), (3, 5, 5)] if other else [(3, 4, 8)] * 3
+    q, k, v = (torch.randn(s).double() for s in shapes)
+    if not other:
+        k = v = q
+    if not batch_first:
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    keys = 5 if other else 4
+    padding = torch.zeros(3, keys, dtype=torch.bool)
+    padding[1, -1] = True
+    hidden = torch.zeros(4, keys, dtype=torch.bool)
+    hidden[0, 1] = True
+    added = torch.randn(6, 4, keys).double()
+    for options in (
+        {},
+        {"attn_mask": hidden},
+        {"attn_mask": added},
+        {"key_padding_mask": padding},
+        {"key_padding_mask": padding, "attn_mask": hidden},
+        {"key_padding_mask": torch.zeros(3, keys).double(), "attn_mask": added},
+        {"average_attn_weights": False},
+    ):
+        got = fast(q, k, v, need_weights=weights, **options)
+        want = plain(q, k, v, need_weights=weights, **options)
+        torch.testing.assert_close(got[0], want[0])
+        assert (got[1] is None) == (want[1] is None)
+        if weights:
+            torch.testing.assert_close(got[1], want[1])
+        loss = [
+            each[0].sin().sum() + (each[1].cos().sum() if weights else 0) for each in (got, want)
+        ]
+        first = torch.autograd.grad(loss[0], fast.parameters())
+        second = torch.autograd.grad(loss[1], plain.parameters())
+        torch.testing.assert_close(first, second)
+
+
+def test_multihead_attention_without_batch_or_with_dropout_is_torchs() -> None:
+    plain = nn.MultiheadAttention(8, 2, dropout=0.5)
+    fast = ft.accelerate(plain)
+    x = torch.randn(4, 8)
+    close(fast.eval()(x, x, x), plain.eval()(x, x, x))
+    x = torch.randn(4, 2, 8)
+    results = []
+    for each in (fast.train(), plain.train()):
+        torch.manual_seed(0)
+        results.append(each(x, x, x)[0])
+    close(*results)
+
+
+# override
+
+
+def test_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    functional = nn.functional
+    x = torch.randn(2, 4, 9, 8, requires_grad=True)
+    conv, up = nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 3, 2, 2)
+    q, k, v = torch.randn(3, 2, 3, 5, 4).unbind()
+    seen = []
+    for name in ("conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d"):
+        kernel = getattr(fastcv._core, name)
+        monkeypatch.setattr(
+            fastcv._core, name, lambda *a, n=name, k=kernel, **b: (seen.append(n), k(*a, **b))[1]
+        )
+
+    def run() -> tuple[Any, ...]:
+        y = conv(x)
+        pooled, indices = functional.max_pool2d(y, 2, return_indices=True)
+        z = functional.max_unpool2d(functional.max_pool2d(y, 2), indices, 2, output_size=[7, 6])
+        z = up(functional.conv2d(z, conv.weight.transpose(0, 1).detach(), padding=1))
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return (z, pooled, attended, *torch.autograd.grad(z.sin().sum(), (x, conv.weight)))
+
+    want = run()
+    assert not seen
+    with ft.override():
+        close(run(), want)
+        assert {"conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d"} <= set(seen)
+        seen.clear()
+        # What fastcv does not take is torch's.
+        assert functional.conv2d(x.bfloat16(), conv.weight.bfloat16()).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            functional.conv2d(x, conv.weight[:, :1])
+        functional.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        assert not seen
+    run()
+    assert not seen
+
+
+# HungarianMatcher
+
+
+@torch.no_grad()
+def detrs_matching(outputs: Any, targets: Any, weights: tuple[float, ...]) -> Any:
+    """The matching of the DETR paper's code, with its formulas."""
+    scipy = pytest.importorskip("scipy.optimize")
+    images, queries = outputs["pred_logits"].shape[:2]
+    probabilities = outputs["pred_logits"].flatten(0, 1).softmax(-1)
+    boxes = outputs["pred_boxes"].flatten(0, 1)
+    labels = torch.cat([t["labels"] for t in targets])
+    objects = torch.cat([t["boxes"] for t in targets])
+
+    def corners(b: Any) -> Any:
+        return torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], -1)
+
+    one, other = corners(boxes)[:, None], corners(objects)[None]
+    area = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (one, other)]
+    inner = (torch.min(one, other)[..., 2:] - torch.max(one, other)[..., :2]).clamp(0).prod(-1)
+    outer = (torch.max(one, other)[..., 2:] - torch.min(one, other)[..., :2]).prod(-1)
+    union = area[0] + area[1] - inner
+    giou = inner / union - (outer - union) / outer
+    cost = (
+        weights[1] * torch.cdist(boxes, objects, p=1)
+        - weights[0] * probabilities[:, labels]
+        - weights[2] * giou
+    ).reshape(images, queries, -1)
+    sizes = [len(t["boxes"]) for t in targets]
+    return [scipy.linear_sum_assignment(c[i]) for i, c in enumerate(cost.split(sizes, -1))]
+
+
+def test_hungarian_matcher() -> None:
+    torch.manual_seed(0)
+    outputs = {
+        "pred_logits": torch.randn(3, 10, 6, requires_grad=True),
+        "pred_boxes": torch.rand(3, 10, 4, requires_grad=True),
+    }
+    targets = [{"labels": torch.randint(0, 6, (n,)), "boxes": torch.rand(n, 4)} for n in (4, 0, 7)]
+    for weights in ((1, 1, 1), (2, 5, 2)):
+        matcher = ft.HungarianMatcher(*weights)
+        got = matcher(outputs, targets)
+        want = detrs_matching(outputs, targets, weights)
+        for (queries, objects), (rows, columns) in zip(got, want, strict=True):
+            assert queries.dtype == objects.dtype == torch.int64
+            assert np.array_equal(queries, rows) and np.array_equal(objects, columns)
+    with pytest.raises(ValueError, match="must not all be 0"):
+        ft.HungarianMatcher(0, 0, 0)
+    with pytest.raises(TypeError, match=r"^accelerate: model must be"):
+        ft.accelerate(None)
