@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lenet
 import numpy as np
 import pytest
 from calls import Call, each_call
@@ -86,6 +87,50 @@ def test_errors_are_those_of_numpy() -> None:
         grad(lambda w: anp.sum(fa.conv2d(x, w)))(weight)
     with pytest.raises(TypeError, match="out"):
         fa.conv2d(x, weight, out=x)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+def test_trains_like_torch(dtype: type, bound: float) -> None:
+    torch = pytest.importorskip("torch")
+
+    def step(parameters: Any, images: Any, wanted: Any) -> Any:
+        def value(parameters: Any) -> Any:
+            return lenet.loss(fa, anp, parameters, images, wanted)
+
+        return value(parameters), grad(value)(parameters)
+
+    want = lenet.torchs_losses(torch.nn.functional, dtype)
+    assert lenet.losses(step, dtype) == pytest.approx(want, abs=bound)
+
+
+def test_results_beside_the_first() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((1, 2, 6, 6))
+
+    def unpooled(x: Any) -> Any:
+        output, indices = fa.max_pool2d(x, 2, return_indices=True)
+        assert indices.dtype == np.int64
+        return fa.max_unpool2d(anp.sin(output), indices, 2)
+
+    check_grads(unpooled, modes=["rev"], order=2)(x)
+    q, k, v = rng.random((3, 2, 3, 4))
+
+    def attended(q: Any, k: Any, v: Any) -> Any:
+        options = {"is_causal": True, "return_lse": True, "return_weights": True}
+        return autograd_tuple(fa.scaled_dot_product_attention(q, k, v, **options))
+
+    check_grads(attended, modes=["rev"], order=2)(q, k, v)
+
+
+def test_assignments_take_traced_arrays() -> None:
+    costs = np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])
+
+    def loss(costs: Any) -> Any:
+        rows, columns = fa.linear_sum_assignment(costs)
+        assert (fa.linear_sum_assignment_batch([costs, costs]) == columns).all()
+        return anp.sum(costs[rows, columns])
+
+    assert (grad(loss)(costs) == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]).all()
 
 
 def test_namespace() -> None:
