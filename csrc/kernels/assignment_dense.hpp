@@ -444,7 +444,10 @@ Solved Dense<T>::search(int64_t row) {
                 end_row = reached;
             }
         }
-        distance = columns == 1 ? relax<1>(reached) : columns == 2 ? relax<2>(reached) : columns <= 4 ? relax<4>(reached) : relax<kTied>(reached);
+        distance = columns == 1   ? relax<1>(reached)
+                   : columns == 2 ? relax<2>(reached)
+                   : columns <= 4 ? relax<4>(reached)
+                                  : relax<kTied>(reached);
     }
     if (column >= 0)
         hand_over(column, predecessor(column, a_.v[column], distance));
