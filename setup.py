@@ -1,12 +1,13 @@
-"""Build fastcv._core: one source per kernel, compiled once per instruction set."""
+"""Build fastcv._core, one source per kernel compiled once per instruction set, and fastcv.capi."""
 
 import os
 import platform
+import sys
 import sysconfig
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ISA_FLAGS = {
@@ -52,11 +53,12 @@ sources = [
     *sorted(str(p) for p in Path("csrc").glob("*.cpp")),
     *(f"csrc/isa/{isa}.cpp" for isa in reversed(ISAS)),  # the slowest to compile first
     *sorted(str(p) for p in Path("csrc/bind").glob("*.cpp")),
+    *sorted(str(p) for p in Path("csrc/capi").glob("*.cpp")),
 ]
 core = Pybind11Extension(
     "fastcv._core",
     sources,
-    depends=[str(p) for p in Path("csrc").rglob("*.h*")],
+    depends=["fastcv/capi/fastcv.h", *(str(p) for p in Path("csrc").rglob("*.h*"))],
     extra_compile_args=FLAGS,
     extra_link_args=["-fopenmp", *SANITIZE],
 )
@@ -65,6 +67,18 @@ core = Pybind11Extension(
 if "-flto" in (sysconfig.get_config_var("CFLAGS") or ""):
     core.extra_link_args.append("-fno-lto")
 
+extensions: list[Extension] = [core]
+try:
+    from Cython.Build import cythonize
+except ImportError:  # a build without isolation, in an environment that lacks it
+    print("warning: without Cython, fastcv.capi.ops for cimport is left out", file=sys.stderr)
+else:
+    extensions += cythonize(
+        Extension("fastcv.capi.ops", ["fastcv/capi/ops.pyx"], include_dirs=["fastcv/capi"]),
+        build_dir="build",
+        quiet=True,
+    )
+
 ParallelCompile("FASTCV_BUILD_JOBS", default=os.cpu_count() or 1).install()
 
-setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})

@@ -1,6 +1,6 @@
 """Fast computer-vision kernels for NumPy arrays."""
 
-from fastcv._config import get_num_threads, set_num_threads, show_config
+from fastcv._config import get_include, get_num_threads, set_num_threads, show_config
 from fastcv.ops.conv2d import Conv2d, conv2d, conv2d_grad_input, conv2d_grad_weight
 from fastcv.ops.conv_transpose2d import (
     ConvTranspose2d,
@@ -28,6 +28,7 @@ __all__ = [
     "conv_transpose2d_grad_input",
     "conv_transpose2d_grad_weight",
     "detr_match",
+    "get_include",
     "get_num_threads",
     "gram_matrix",
     "gram_matrix_grad_input",

@@ -71,6 +71,26 @@ def get_num_threads() -> int:
     return _core.get_num_threads()
 
 
+def get_include() -> str:
+    """Return the folder of the C header and of the Cython definitions.
+
+    Compiled modules that use fastcv's C interface give it to their compiler.
+
+    Returns
+    -------
+    str
+        The folder that holds ``fastcv.h`` and ``ops.pxd``.
+
+    Examples
+    --------
+    >>> import os
+    >>> import fastcv
+    >>> os.path.exists(os.path.join(fastcv.get_include(), "fastcv.h"))
+    True
+    """
+    return str(Path(__file__).with_name("capi"))
+
+
 @overload
 def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
 @overload

@@ -224,3 +224,6 @@ def detr_match(
     target: NDArray[np.int64],
     cost: NDArray[np.float64],
 ) -> None: ...
+
+c_api: Any
+xla_handlers: dict[str, Any]

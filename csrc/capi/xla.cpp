@@ -1,0 +1,209 @@
+// Handlers of XLA's foreign function interface: buffers and attributes to the C interface's arrays and parameters.
+//
+// They are written against the C header of the oldest interface that fastcv.jax supports (0.1, of jaxlib 0.6.1), which newer
+// runtimes accept; a handler that claims a newer one registers, and then fails at the call. Nothing here needs JAX to be installed.
+//
+// A handler runs on a thread of XLA's pool. It waits for nothing but the kernel, whose threads are OpenMP's, takes no lock that
+// Python holds, and so cannot be part of a deadlock with that pool.
+//
+// Buffers are contiguous, and their shapes are those that fastcv.jax has worked out; the C interface checks them once more. Of the
+// attributes, `integers` has the integer parameters in the order of the table in fastcv/_gradients, one after the other, and
+// `numbers` the others; `absent` has a bit for each optional array that is not there.
+#include "xla.h"
+
+#include <string.h>
+
+#include "arrays.h"
+
+namespace fastcv::xla {
+namespace {
+
+constexpr int kMaxArrays = 16;
+
+// A call's arrays, those that are absent as null, and its parameters.
+class Frame {
+public:
+    explicit Frame(XLA_FFI_CallFrame* frame) : frame_(frame) {
+        for (int64_t i = 0; i < frame->attrs.size; i++) {
+            const XLA_FFI_ByteSpan* name = frame->attrs.names[i];
+            if (is(name, "integers")) integers_ = values<int64_t>(i, XLA_FFI_DataType_S64, &integer_count_);
+            if (is(name, "numbers")) numbers_ = values<double>(i, XLA_FFI_DataType_F64, &number_count_);
+            if (is(name, "absent")) absent_ = values<int64_t>(i, XLA_FFI_DataType_S64, &absent_count_);
+        }
+        int count = 0;
+        int64_t present = 0;
+        valid_ = absent_ && absent_count_ == 1 && frame->args.size + frame->rets.size <= kMaxArrays;
+        for (; valid_ && present < frame->args.size; count++) {
+            if (count == kMaxArrays) valid_ = false;
+            else if (*absent_ >> count & 1) arrays_[count] = nullptr;
+            else valid_ = set(count, frame->args.types[present] == XLA_FFI_ArgType_BUFFER, frame->args.args[present]), present++;
+        }
+        for (int64_t i = 0; valid_ && i < frame->rets.size; i++)
+            valid_ = set(int(kMaxArrays + i), frame->rets.types[i] == XLA_FFI_RetType_BUFFER, frame->rets.rets[i]);
+    }
+    bool valid(int64_t results, int64_t integers, int64_t numbers) const {
+        return valid_ && frame_->rets.size == results && integer_count_ == integers && number_count_ == numbers;
+    }
+    const fastcv_array* argument(int i) const { return arrays_[i]; }
+    const fastcv_array* result(int i) const { return arrays_[kMaxArrays + i]; }
+    int64_t integer(int i) const { return integers_[i]; }
+    double number(int i) const { return numbers_[i]; }
+
+private:
+    XLA_FFI_CallFrame* frame_;
+    const int64_t *integers_ = nullptr, *absent_ = nullptr;
+    const double* numbers_ = nullptr;
+    int64_t integer_count_ = 0, number_count_ = 0, absent_count_ = 0;
+    bool valid_ = false;
+    fastcv_array storage_[2 * kMaxArrays];
+    const fastcv_array* arrays_[2 * kMaxArrays] = {};
+
+    static bool is(const XLA_FFI_ByteSpan* name, const char* text) {
+        return name->len == strlen(text) && memcmp(name->ptr, text, name->len) == 0;
+    }
+    template <class T>
+    const T* values(int64_t i, XLA_FFI_DataType dtype, int64_t* count) const {
+        if (frame_->attrs.types[i] != XLA_FFI_AttrType_ARRAY) return nullptr;
+        const auto* array = static_cast<const XLA_FFI_Array*>(frame_->attrs.attrs[i]);
+        if (array->dtype != dtype) return nullptr;
+        *count = int64_t(array->size);
+        return static_cast<const T*>(array->data);
+    }
+    bool set(int at, bool is_buffer, void* given) {
+        if (!is_buffer) return false;
+        const auto* buffer = static_cast<const XLA_FFI_Buffer*>(given);
+        int dtype;
+        switch (buffer->dtype) {
+            case XLA_FFI_DataType_F32: dtype = FASTCV_FLOAT32; break;
+            case XLA_FFI_DataType_F64: dtype = FASTCV_FLOAT64; break;
+            case XLA_FFI_DataType_S32: dtype = FASTCV_INT32; break;
+            case XLA_FFI_DataType_S64: dtype = FASTCV_INT64; break;
+            case XLA_FFI_DataType_PRED: dtype = FASTCV_BOOL; break;
+            default: return false;
+        }
+        storage_[at] = {buffer->data, buffer->dims, nullptr, int(buffer->rank), dtype};
+        arrays_[at] = &storage_[at];
+        return true;
+    }
+};
+
+XLA_FFI_Error* error(XLA_FFI_CallFrame* frame, XLA_FFI_Error_Code code, const char* text) {
+    XLA_FFI_Error_Create_Args args{};
+    args.struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE;
+    args.message = text;
+    args.errc = code;
+    return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+// What XLA calls. `run` takes a Frame with so many results, integers and numbers.
+template <int (*run)(const Frame&), int results, int integers, int numbers>
+XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
+    XLA_FFI_Extension_Base* const extension = frame->extension_start;
+    if (extension && extension->type == XLA_FFI_Extension_Metadata) {
+        XLA_FFI_Metadata* const metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(extension)->metadata;
+        metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+        metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+        return nullptr;
+    }
+    const Frame call(frame);
+    if (!call.valid(results, integers, numbers))
+        return error(frame, XLA_FFI_Error_Code_INTERNAL, "fastcv: the call does not have the form that this build expects");
+    const int status = run(call);
+    if (status == FASTCV_OK) return nullptr;
+    const XLA_FFI_Error_Code code = status == FASTCV_OUT_OF_MEMORY ? XLA_FFI_Error_Code_RESOURCE_EXHAUSTED
+                                    : status == FASTCV_BAD_INDEX   ? XLA_FFI_Error_Code_OUT_OF_RANGE
+                                                                   : XLA_FFI_Error_Code_INVALID_ARGUMENT;
+    return error(frame, code, capi::table().status_text(status));
+}
+
+// Convolutions: stride, padding, dilation, groups, and for the functions activation and algorithm.
+
+fastcv_conv2d_parameters convolution(const Frame& f, int at) {
+    fastcv_conv2d_parameters p = FASTCV_CONV2D_DEFAULTS;
+    for (int i = 0; i < 2; i++) p.stride[i] = f.integer(at + i), p.dilation[i] = f.integer(at + 6 + i);
+    for (int i = 0; i < 4; i++) p.padding[i] = f.integer(at + 2 + i);
+    p.groups = f.integer(at + 8);
+    return p;
+}
+int conv2d(const Frame& f) {
+    fastcv_conv2d_parameters p = convolution(f, 0);
+    p.activation = int(f.integer(9)), p.algorithm = int(f.integer(10)), p.slope = f.number(0);
+    return capi::conv2d(f.argument(0), f.argument(1), f.argument(2), f.result(0), &p);
+}
+int conv2d_grad_input(const Frame& f) {
+    const fastcv_conv2d_parameters p = convolution(f, 0);
+    return capi::conv2d_grad_input(f.argument(0), f.argument(1), f.result(0), &p);
+}
+int conv2d_grad_weight(const Frame& f) {
+    const fastcv_conv2d_parameters p = convolution(f, 0);
+    return capi::conv2d_grad_weight(f.argument(0), f.argument(1), f.result(0), &p);
+}
+
+// Transposed ones: stride, padding down and across, output_padding (which the shapes tell), dilation, groups.
+fastcv_conv2d_parameters transposed(const Frame& f) {
+    fastcv_conv2d_parameters p = FASTCV_CONV2D_DEFAULTS;
+    for (int i = 0; i < 2; i++) p.stride[i] = f.integer(i), p.dilation[i] = f.integer(6 + i);
+    for (int i = 0; i < 4; i++) p.padding[i] = f.integer(2 + i / 2);
+    p.groups = f.integer(8);
+    return p;
+}
+int conv_transpose2d(const Frame& f) {
+    fastcv_conv2d_parameters p = transposed(f);
+    p.activation = int(f.integer(9)), p.slope = f.number(0);
+    return capi::conv_transpose2d(f.argument(0), f.argument(1), f.argument(2), f.result(0), &p);
+}
+int conv_transpose2d_grad_input(const Frame& f) {
+    const fastcv_conv2d_parameters p = transposed(f);
+    return capi::conv_transpose2d_grad_input(f.argument(0), f.argument(1), f.result(0), &p);
+}
+int conv_transpose2d_grad_weight(const Frame& f) {
+    const fastcv_conv2d_parameters p = transposed(f);
+    return capi::conv_transpose2d_grad_weight(f.argument(0), f.argument(1), f.result(0), &p);
+}
+
+// Gram matrices: whether there is a scale, and the scale. The usual one is 1 / (C * H * W).
+double scale(const Frame& f, const fastcv_array* image) {
+    if (f.integer(0)) return f.number(0);
+    double sizes = 1;
+    for (int i = image->ndim < 3 ? 0 : image->ndim - 3; i < image->ndim; i++) sizes *= double(image->shape[i]);
+    return 1 / (sizes > 0 ? sizes : 1);
+}
+int gram_matrix(const Frame& f) { return capi::gram_matrix(f.argument(0), f.result(0), scale(f, f.argument(0))); }
+int gram_matrix_grad_input(const Frame& f) {
+    return capi::gram_matrix_grad_input(f.argument(0), f.argument(1), f.result(0), scale(f, f.argument(1)));
+}
+
+// Pooling: window, stride, padding, dilation, ceil_mode (which the shapes tell), and whether indices are wanted.
+int max_pool2d(const Frame& f) {
+    fastcv_pool2d_parameters p;
+    for (int i = 0; i < 2; i++) {
+        p.kernel_size[i] = f.integer(i), p.stride[i] = f.integer(2 + i);
+        p.padding[i] = f.integer(4 + i), p.dilation[i] = f.integer(6 + i);
+    }
+    return capi::max_pool2d(f.argument(0), f.result(0), f.integer(9) ? f.result(1) : nullptr, &p);
+}
+int max_pool2d_grad_input(const Frame& f) { return capi::max_pool2d_grad_input(f.argument(0), f.argument(1), f.result(0)); }
+int max_unpool2d(const Frame& f) { return capi::max_unpool2d(f.argument(0), f.argument(1), f.result(0)); }
+int max_unpool2d_grad_input(const Frame& f) {
+    return capi::max_unpool2d_grad_input(f.argument(0), f.argument(1), f.result(0));
+}
+
+}  // namespace
+
+const Handler kHandlers[] = {
+    {"conv2d", handler<conv2d, 1, 11, 1>},
+    {"conv2d_grad_input", handler<conv2d_grad_input, 1, 9, 0>},
+    {"conv2d_grad_weight", handler<conv2d_grad_weight, 1, 9, 0>},
+    {"conv_transpose2d", handler<conv_transpose2d, 1, 10, 1>},
+    {"conv_transpose2d_grad_input", handler<conv_transpose2d_grad_input, 1, 9, 0>},
+    {"conv_transpose2d_grad_weight", handler<conv_transpose2d_grad_weight, 1, 9, 0>},
+    {"gram_matrix", handler<gram_matrix, 1, 1, 1>},
+    {"gram_matrix_grad_input", handler<gram_matrix_grad_input, 1, 1, 1>},
+    {"max_pool2d", handler<max_pool2d, 2, 10, 0>},
+    {"max_pool2d_grad_input", handler<max_pool2d_grad_input, 1, 0, 0>},
+    {"max_unpool2d", handler<max_unpool2d, 1, 6, 0>},
+    {"max_unpool2d_grad_input", handler<max_unpool2d_grad_input, 1, 0, 0>},
+    {nullptr, nullptr},
+};
+
+}  // namespace fastcv::xla
