@@ -1,0 +1,510 @@
+"""fastcv.jax: NumPy's results, JAX's own results and gradients, transforms, load, training."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import Call, each_call, one_call_each
+from closeness import same_bits
+
+import fastcv
+from fastcv._gradients import PLAIN, TABLE
+
+pytest.importorskip("jax")
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+
+import fastcv.jax as fj
+
+warnings.filterwarnings("error", "fastcv.jax: XLA", RuntimeWarning)
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    """float64 is there unless a test turns it off; for all threads, those of callbacks too."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def several(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def total(results: Any) -> Any:
+    """One number that depends on all of a call's floating results."""
+    return sum(jnp.sum(jnp.tanh(r)) for r in several(results) if jnp.issubdtype(r.dtype, float))
+
+
+def assert_all_close(got: Any, want: Any) -> None:
+    for one, other in zip(several(got), several(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
+def function_and_inputs(call: Call) -> tuple[Callable[..., Any], list[Any]]:
+    """The call as a function of those of its arrays that a gradient is taken by."""
+    places = call.differentiable
+    whole = call.within(fj)
+    arrays = call.arrays()
+
+    def function(*arguments: Any) -> Any:
+        by_place = dict(zip(places, arguments, strict=True))
+        return whole(*(by_place.get(i, array) for i, array in enumerate(arrays)))
+
+    return function, [jnp.asarray(arrays[i]) for i in places]
+
+
+# Values and transforms
+
+
+@each_call
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values(call: Call, dtype: type) -> None:
+    arrays = call.arrays(dtype)
+    want = several(call.numpy(*arrays))
+    for function in (call.within(fj), jax.jit(call.within(fj))):
+        got = several(function(*arrays))
+        assert all(same_bits(np.asarray(one), other) for one, other in zip(got, want, strict=True))
+
+
+@each_call
+def test_first_and_second_gradients(call: Call) -> None:
+    function, inputs = function_and_inputs(call)
+    check_grads(function, inputs, order=2, modes=["rev"], rtol=1e-6, atol=1e-6)
+
+
+@one_call_each
+def test_gradients_under_jit(call: Call) -> None:
+    function, inputs = function_and_inputs(call)
+
+    def loss(*inputs: Any) -> Any:
+        return total(function(*inputs))
+
+    places = tuple(range(len(inputs)))
+    for transform in (jax.grad(loss, places), jax.jacrev(jax.grad(loss), places)):
+        for got, want in zip(jax.jit(transform)(*inputs), transform(*inputs), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+@each_call
+def test_vmap_over_any_of_the_arrays(call: Call) -> None:
+    function, inputs = function_and_inputs(call)
+    rng = np.random.default_rng(0)
+    for chosen in range(1, 2 ** len(inputs)):
+        axes = [-1 if chosen >> place & 1 else None for place in range(len(inputs))]
+        batches = [
+            array if axis is None else jnp.asarray(rng.random((*array.shape, 3)))
+            for array, axis in zip(inputs, axes, strict=True)
+        ]
+        single = [
+            function(*(a if x is None else a[..., i] for a, x in zip(batches, axes, strict=True)))
+            for i in range(3)
+        ]
+        want = jax.tree.map(lambda *results: np.stack(results), *single)
+        assert_all_close(jax.vmap(function, axes)(*batches), want)
+
+
+@one_call_each
+def test_vmap_of_gradients_and_gradients_of_vmap(call: Call) -> None:
+    function, inputs = function_and_inputs(call)
+    rng = np.random.default_rng(1)
+    first = jnp.asarray(rng.random((3, *inputs[0].shape)))
+
+    def gradient(array: Any) -> Any:
+        return jax.grad(lambda x: total(function(x, *inputs[1:])))(array)
+
+    want = np.stack([gradient(array) for array in first])
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(first), want, rtol=1e-9, atol=1e-12)
+
+    def together(arrays: Any) -> Any:
+        return total(jax.vmap(lambda x: function(x, *inputs[1:]))(arrays))
+
+    np.testing.assert_allclose(jax.grad(together)(first), want, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpoint_scan_and_nested_vmap() -> None:
+    rng = np.random.default_rng(2)
+    x, weight = jnp.asarray(rng.random((2, 3, 5, 5))), jnp.asarray(rng.random((3, 3, 3, 3)))
+
+    def deep(weight: Any, step: Any) -> Any:
+        def body(carry: Any, _: Any) -> Any:
+            return jnp.tanh(step(carry, weight)), None
+
+        return jnp.sum(jax.lax.scan(body, x, None, length=3)[0])
+
+    def step(x: Any, weight: Any) -> Any:
+        return fj.conv2d(x, weight, padding=1)
+
+    want = jax.grad(lambda w: jnp.sum(jnp.tanh(step(jnp.tanh(step(jnp.tanh(step(x, w)), w)), w))))(
+        weight
+    )
+    np.testing.assert_allclose(jax.grad(deep)(weight, step), want, rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(deep)(weight, jax.checkpoint(step)), want, rtol=1e-9)
+    many = jnp.asarray(rng.random((2, 4, 2, 3, 5, 5)))
+    got = jax.vmap(jax.vmap(lambda x: step(x, weight)))(many)
+    np.testing.assert_allclose(got[1, 2], step(many[1, 2], weight), rtol=1e-9)
+
+
+# JAX's own functions
+
+
+def same_gradients(
+    ours: Callable[..., Any], theirs: Callable[..., Any], *inputs: Any, rtol: float = 1e-10
+) -> None:
+    np.testing.assert_allclose(ours(*inputs), theirs(*inputs), rtol=rtol, atol=1e-12)
+    cotangent = jnp.asarray(np.random.default_rng(3).random(theirs(*inputs).shape))
+    got = jax.vjp(ours, *inputs)[1](cotangent)
+    want = jax.vjp(theirs, *inputs)[1](cotangent)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-2 * rtol)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv2d_is_jaxs(stride: Any, dilation: Any, groups: int) -> None:
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.random((2, 4, 9, 10)))
+    weight = jnp.asarray(rng.random((6, 4 // groups, 3, 2)))
+    padding = ((1, 0), (2, 1))
+
+    def ours(x: Any, weight: Any) -> Any:
+        return fj.conv2d(
+            x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+
+    def theirs(x: Any, weight: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            x, weight, stride, padding, rhs_dilation=dilation, feature_group_count=groups
+        )
+
+    same_gradients(ours, theirs, x, weight)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_conv_transpose2d_is_jaxs(stride: int) -> None:
+    rng = np.random.default_rng(5)
+    x, weight = jnp.asarray(rng.random((2, 4, 5, 6))), jnp.asarray(rng.random((4, 3, 3, 3)))
+
+    def ours(x: Any, weight: Any) -> Any:
+        return fj.conv_transpose2d(x, weight, stride=stride)
+
+    def theirs(x: Any, weight: Any) -> Any:
+        dimensions = ("NCHW", "OIHW", "NCHW")
+        return jax.lax.conv_transpose(
+            x,
+            weight,
+            (stride, stride),
+            [(2, 2), (2, 2)],
+            dimension_numbers=dimensions,
+            transpose_kernel=True,
+        )
+
+    same_gradients(ours, theirs, x, weight)
+
+
+def test_gram_matrix_is_jaxs() -> None:
+    x = jnp.asarray(np.random.default_rng(6).random((2, 5, 6, 7)))
+
+    def theirs(x: Any) -> Any:
+        rows = x.reshape(2, 5, 42)
+        return rows @ rows.swapaxes(1, 2) / (5 * 42)
+
+    same_gradients(fj.gram_matrix, theirs, x)
+
+
+# Activations, dtypes, errors
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", ("leaky_relu", 0.2), "sigmoid", "tanh", "silu", "gelu"]
+)
+def test_activations(activation: Any) -> None:
+    rng = np.random.default_rng(7)
+    x, weight = rng.random((1, 2, 5, 5)) - 0.5, 4 * rng.random((3, 2, 3, 3))
+
+    def ours(weight: Any) -> Any:
+        return fj.conv2d(x, weight, activation=activation)
+
+    want = fastcv.conv2d(x, weight, activation=activation)
+    assert same_bits(np.asarray(ours(weight)), want)
+    np.testing.assert_allclose(jax.vjp(ours, jnp.asarray(weight))[0], want, rtol=1e-12)
+    check_grads(ours, (jnp.asarray(weight),), order=2, modes=["rev"], rtol=1e-5, atol=1e-5)
+
+
+def test_float32_without_x64() -> None:
+    with jax.enable_x64(False):
+        x, weight = np.ones((1, 2, 5, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
+        got = jax.jit(jax.grad(lambda w: jnp.sum(fj.conv2d(x, w) ** 2)))(weight)
+        assert got.dtype == np.float32
+        y = fastcv.conv2d(x, weight)
+        want = fastcv.conv2d_grad_weight(2 * y, x, weight.shape)
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+        with pytest.raises(TypeError, match=r"conv2d: input.dtype must be float32 unless JAX"):
+            fj.conv2d(x.astype(np.float64), weight)
+
+
+def test_errors_are_those_of_numpy() -> None:
+    x, weight = jnp.ones((1, 3, 8, 8)), jnp.ones((4, 2, 3, 3))
+    for transform in (lambda f: f, jax.jit, jax.grad):
+        with pytest.raises(ValueError, match=r"^conv2d: weight.shape\[1\] must equal"):
+            transform(lambda w: jnp.sum(fj.conv2d(x, w)))(weight)
+    with pytest.raises(TypeError, match=r"weight must be a jax.Array, got list"):
+        fj.conv2d(x, [1.0])
+    with pytest.raises(TypeError, match=r"input.dtype must be float32 or float64, got int"):
+        fj.conv2d(x.astype(int), weight)
+    with pytest.raises(TypeError, match=r"weight.dtype must equal input.dtype"):
+        fj.conv2d(x, jnp.ones((4, 3, 3, 3), np.float32))
+    with pytest.raises(ValueError, match="algorithm must be one of"):
+        fj.conv2d(x, jnp.ones((4, 3, 3, 3)), algorithm="fast")
+    with pytest.raises(TypeError, match="out"):
+        fj.conv2d(x, weight, out=x)
+
+
+def test_sizes_of_zero() -> None:
+    assert fj.conv2d(jnp.ones((0, 2, 5, 5)), jnp.ones((3, 2, 3, 3))).shape == (0, 3, 3, 3)
+    assert fj.gram_matrix(jnp.ones((2, 0, 3, 3))).shape == (2, 0, 0)
+
+
+def test_namespace() -> None:
+    assert set(fj.__all__) == {*TABLE, *PLAIN}
+
+
+def test_assignments() -> None:
+    costs = np.random.default_rng(10).random((4, 6))
+    rows, columns = fj.linear_sum_assignment(jnp.asarray(costs), maximize=True)
+    want = fastcv.linear_sum_assignment(costs, maximize=True)
+    assert (rows == want[0]).all() and (columns == want[1]).all()
+    batch = [jnp.asarray(costs), jnp.asarray(costs[:2])]
+    want_batch = fastcv.linear_sum_assignment_batch([costs, costs[:2]])
+    assert (fj.linear_sum_assignment_batch(batch) == want_batch).all()
+    with pytest.raises(TypeError, match="arrays must have values"):
+        jax.jit(fj.linear_sum_assignment)(jnp.asarray(costs))
+
+
+def test_pooling_is_jaxs_and_bad_indices_are_told() -> None:
+    x = jnp.asarray(np.random.default_rng(11).permutation(2 * 3 * 9 * 7).reshape(2, 3, 9, 7) / 1.0)
+
+    def theirs(x: Any) -> Any:
+        window, stride = (1, 1, 3, 2), (1, 1, 2, 2)
+        padding = ((0, 0), (0, 0), (1, 1), (1, 1))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, padding)
+
+    same_gradients(lambda x: fj.max_pool2d(x, (3, 2), 2, 1), theirs, x)
+    with jax.enable_x64(False):
+        assert (
+            fj.max_pool2d(np.ones((1, 2, 2), np.float32), 2, return_indices=True)[1].dtype
+            == np.int32
+        )
+    with pytest.raises(Exception, match="an index is outside its plane"):
+        jax.block_until_ready(fj.max_unpool2d(x[..., :2, :2], jnp.full((2, 3, 2, 2), 99), 2))
+
+
+def test_attention_is_jaxs() -> None:
+    rng = np.random.default_rng(12)
+    query, key, value = (jnp.asarray(rng.random((2, 3, n, 4))) for n in (5, 7, 7))
+
+    def theirs(query: Any, key: Any, value: Any) -> Any:
+        moved = (jnp.moveaxis(a, 1, 2) for a in (query, key, value))
+        return jnp.moveaxis(jax.nn.dot_product_attention(*moved, is_causal=True), 1, 2)
+
+    def ours(query: Any, key: Any, value: Any) -> Any:
+        return fj.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    # JAX takes the softmax in float32, whatever the dtype.
+    same_gradients(ours, theirs, query, key, value, rtol=1e-5)
+
+
+# XLA's threads, and XLAs that do not take the handlers
+
+
+def test_under_load(run_python: Callable[..., Any]) -> None:
+    # Many Python threads with several calls in flight each, in one process with XLA's own threads.
+    code = """
+import threading
+import jax, jax.numpy as jnp, numpy as np
+import fastcv, fastcv.jax as fj
+rng = np.random.default_rng(0)
+x = rng.random((4, 16, 40, 40), np.float32)
+weight = rng.random((16, 16, 3, 3), np.float32)
+
+@jax.jit
+def step(x, weight):
+    def loss(weight):
+        branches = [fj.conv2d(x + i, weight, padding=1) for i in range(4)]
+        branches += [fj.conv_transpose2d(x, weight, stride=2)[..., :40, :40]]
+        return sum(jnp.sum(jnp.tanh(b)) for b in branches) + jnp.sum(x @ jnp.swapaxes(x, 2, 3))
+    return jax.value_and_grad(loss)(weight)
+
+want = [np.asarray(part) for part in step(x, weight)]
+wrong = []
+
+def work():
+    for _ in range(5):
+        for got in [step(x, weight) for _ in range(4)]:
+            for part, other in zip(got, want):
+                if not np.allclose(part, other, rtol=1e-4):
+                    wrong.append(part)
+    fastcv.conv2d(x, weight)
+
+workers = [threading.Thread(target=work) for _ in range(6)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(len(wrong))
+"""
+    for threads in ("1", "4"):
+        done = run_python(code, timeout=300, OMP_NUM_THREADS=threads)
+        assert done.stdout.strip() == "0", done.stderr
+
+
+def test_same_bits_for_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    rng = np.random.default_rng(8)
+    x, weight = rng.random((2, 16, 30, 30)), rng.random((16, 16, 3, 3))
+    function = jax.jit(jax.grad(lambda x, w: jnp.sum(fj.conv2d(x, w) ** 2), (0, 1)))
+    found = []
+    for number in (1, 2, 5):
+        threads(number)
+        found.append([np.asarray(part) for part in function(x, weight)])
+    assert all(
+        same_bits(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True)
+    )
+
+
+def test_calls_from_many_threads_at_first_use(run_python: Callable[..., Any]) -> None:
+    code = """
+import threading, numpy as np, jax, fastcv.jax as fj
+x, weight, results = np.ones((1, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32), []
+workers = [
+    threading.Thread(target=lambda: results.append(jax.jit(fj.conv2d)(x, weight)))
+    for _ in range(8)
+]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(all((np.asarray(r) == 18).all() for r in results), len(results))
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "True 8", done.stderr
+
+
+def test_falls_back_to_python_and_warns(run_python: Callable[..., Any]) -> None:
+    # A handler that the runtime refuses stands for one of an interface that it does not know.
+    code = """
+import warnings
+import jax, jax.numpy as jnp, numpy as np
+import fastcv, fastcv.jax as fj
+from fastcv import _core
+_core.xla_handlers["gram_matrix"] = _core.xla_handlers["conv2d"]
+x, weight = np.ones((2, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    got = jax.jit(jax.grad(lambda w: jnp.sum(fj.conv2d(x, w) ** 2)))(weight)
+    fj.conv2d(x, weight)
+    batch = jax.vmap(lambda w: fj.conv2d(x, w))(np.stack([weight, 2 * weight]))
+assert (batch[1] == 36).all()
+want = fastcv.conv2d_grad_weight(2 * fastcv.conv2d(x, weight), x, weight.shape)
+assert np.allclose(got, want)
+told = [str(w.message) for w in caught if w.category is RuntimeWarning]
+print(len(told), "goes through Python" in told[0])
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "1 True", done.stdout + done.stderr
+
+
+# Training
+
+
+def lenet(namespace: Any) -> Callable[..., Any]:
+    """LeNet's loss, where `namespace` has conv2d and max_pool2d: the rest is JAX's in both."""
+
+    def loss(parameters: Any, images: Any, labels: Any) -> Any:
+        x = images
+        for weight, bias in parameters[:2]:
+            x = namespace.max_pool2d(jax.nn.relu(namespace.conv2d(x, weight, bias)), 2)
+        x = x.reshape(x.shape[0], -1)
+        for number, (weight, bias) in enumerate(parameters[2:]):
+            x = x @ weight + bias
+            x = jax.nn.relu(x) if number < 2 else x
+        return -jnp.mean(jax.nn.log_softmax(x)[jnp.arange(len(labels)), labels])
+
+    return loss
+
+
+class Jaxs:
+    @staticmethod
+    def conv2d(x: Any, weight: Any, bias: Any) -> Any:
+        return jax.lax.conv_general_dilated(x, weight, (1, 1), "VALID") + bias[:, None, None]
+
+    @staticmethod
+    def max_pool2d(x: Any, size: int) -> Any:
+        window = (1, 1, size, size)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+
+def test_lenet_trains_like_jaxs() -> None:
+    data = pytest.importorskip("skimage").data
+    photo = np.asarray(data.astronaut(), np.float64).transpose(2, 0, 1) / 255 - 0.5
+    tiles = photo.reshape(3, 16, 32, 16, 32).transpose(1, 3, 0, 2, 4).reshape(256, 3, 32, 32)
+    # In float64: in float32 a unit of either may be at the kink of an activation, where rounding
+    # decides. Ten classes by brightness, as many of each.
+    labels = np.argsort(np.argsort(tiles.mean((1, 2, 3)))) * 10 // 256
+    rng = np.random.default_rng(9)
+    shapes = [((6, 3, 5, 5), 6, 75), ((16, 6, 5, 5), 16, 150), ((400, 120), 120, 400)]
+    shapes += [((120, 84), 84, 120), ((84, 10), 10, 84)]
+    start = [
+        (
+            jnp.asarray(rng.uniform(-1, 1, shape) / np.sqrt(fan)),
+            jnp.zeros(size),
+        )
+        for shape, size, fan in shapes
+    ]
+
+    def train(loss: Callable[..., Any]) -> list[float]:
+        @jax.jit
+        def step(parameters: Any, images: Any, labels: Any) -> Any:
+            value, gradients = jax.value_and_grad(loss)(parameters, images, labels)
+            moved = jax.tree.map(lambda p, g: p - 0.05 * g, parameters, gradients)
+            return moved, value
+
+        parameters, losses = start, []
+        for number in range(50):
+            batch = slice(32 * number % 256, 32 * number % 256 + 32)
+            parameters, value = step(parameters, tiles[batch], labels[batch])
+            losses.append(float(value))
+        return losses
+
+    got, want = train(lenet(fj)), train(lenet(Jaxs))
+    assert want[-1] < want[0]
+    np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+# The page, and missing JAX
+
+
+def test_examples_of_the_docs() -> None:
+    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    ours = [example for example in examples if "fastcv.jax" in example]
+    assert ours
+    for example in ours:
+        exec(compile(example, str(page), "exec"), {})
+
+
+def test_without_jax(run_python: Callable[..., Any]) -> None:
+    code = """
+import sys
+sys.modules["jax"] = None
+try:
+    import fastcv.jax
+except ImportError as error:
+    print(error)
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "fastcv.jax needs JAX: pip install jax", done.stderr
