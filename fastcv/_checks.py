@@ -74,8 +74,11 @@ def pair(op: str, name: str, value: Any, minimum: int) -> Pair:
         return value, value
     if type(value) is tuple and len(value) == 2:
         first, second = value
-        integers = type(first) is type(second) is int
-        if integers and minimum <= min(value) and max(value) <= _INT64_MAX:
+        if (
+            type(first) is type(second) is int
+            and minimum <= first <= _INT64_MAX
+            and minimum <= second <= _INT64_MAX
+        ):
             return value
     if not isinstance(value, (tuple, list)):
         number = integer(op, name, value, minimum)
@@ -104,6 +107,12 @@ def padding_sides(op: str, value: Any) -> Sides | Literal["same"]:
 
 def shape(op: str, name: str, value: Any) -> Shape:
     """Return a shape that is an argument of its own as a tuple of plain integers."""
+    if type(value) is tuple:
+        for size in value:
+            if type(size) is not int or not 0 <= size <= _INT64_MAX:
+                break
+        else:
+            return value
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{op}: {name} must be a tuple of integers, got {_describe(value)}")
     return tuple(integer(op, f"{name}[{axis}]", size, 0) for axis, size in enumerate(value))
@@ -660,7 +669,7 @@ def max_pool2d_geometry(
 def max_pool2d_index_dtype(op: str, dtype: np.dtype[Any], input_shape: Shape) -> None:
     """Require that the dtype holds every position of a plane."""
     height, width = input_shape[-2:]
-    if height * width > np.iinfo(dtype).max:
+    if dtype.itemsize == 4 and height * width >= 2**31:
         raise ValueError(
             f"{op}: H * W must be less than 2**31 for index_dtype int32, got {height} * {width}"
         )
@@ -723,6 +732,7 @@ def max_unpool2d_geometry(
     return Pool2dGeometry(output_shape, output_shape[4 - len(input_shape) :])
 
 
+@lru_cache(maxsize=256)
 def max_unpool2d_grad_shapes(op: str, grad_shape: Shape, indices_shape: Shape) -> None:
     """Require indices into the planes of the gradient."""
     _planes(op, "indices.shape", indices_shape)
