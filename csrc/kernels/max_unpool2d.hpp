@@ -382,34 +382,57 @@ static Status hand_back(const IndexedShape& s, Tensor values, Tensor indices, Te
     return bad ? Status::index_out_of_range : Status::ok;
 }
 
-// The result's innermost axis in memory, d, is gone through last.
+// Neighbouring results from a plane of `size` elements in their order; false: an index is outside.
+template <class T, class I>
+static bool fetch_neighbours(const char* plane, int64_t size, const char* indices, char* to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t index = load_scalar<I>(indices + i * int64_t(sizeof(I)));
+        if (outside(index, size)) return false;
+        store_scalar(to + i * int64_t(sizeof(T)), load_scalar<T>(plane + index * int64_t(sizeof(T))));
+    }
+    return true;
+}
+// The same any steps apart: d is the axis of the results, from.stride_bytes those of the plane's rows and pixels.
+template <class T, class I>
+static bool fetch_line(const IndexedShape& s, const Tensor& from, const char* plane, int64_t step, const char* indices,
+                       int64_t index_step, char* to, int64_t count) {
+    const int64_t row_bytes = from.stride_bytes[2], pixel_bytes = from.stride_bytes[3];
+    const bool flat = row_bytes == s.W * pixel_bytes;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t index = load_scalar<I>(indices + i * index_step);
+        if (outside(index, s.H * s.W)) return false;
+        const int64_t at = flat ? index * pixel_bytes : index / s.W * row_bytes + index % s.W * pixel_bytes;
+        store_scalar(to + i * int64_t(sizeof(T)), load_scalar<T>(plane + i * step + at));
+    }
+    return true;
+}
+
+// Line by line of what lies next to each other in the result: of whole planes, of their rows, or of a pixel's channels.
 template <class T, class I>
 static Status fetch(const IndexedShape& s, Tensor from, Tensor indices, Tensor result) {
-    const int64_t size = s.H * s.W, pixel_bytes = from.stride_bytes[3], row_bytes = from.stride_bytes[2];
-    const bool planar = result.stride_bytes[3] == int64_t(sizeof(T)), flat = row_bytes == s.W * pixel_bytes;
+    const bool planar = result.stride_bytes[3] == int64_t(sizeof(T));
     const int d = planar ? 3 : 1;
-    const int64_t count = planar ? s.Q : s.C, others = planar ? s.C : s.Q, channel_step = planar ? 0 : from.stride_bytes[1];
+    const bool near = planar && indices.stride_bytes[3] == int64_t(sizeof(I)) && from.stride_bytes[3] == int64_t(sizeof(T)) &&
+                      from.stride_bytes[2] == s.W * int64_t(sizeof(T));
+    const int64_t rows = near && indices.stride_bytes[2] == s.Q * int64_t(sizeof(I)) ? 1 : s.P;
+    const int64_t count = planar ? s.P / rows * s.Q : s.C, others = planar ? s.C : s.Q, channel_step = planar ? 0 : from.stride_bytes[1];
     int bad = 0;
     parallel(threads_for(kMoved * double(s.N) * double(s.C) * double(s.P) * double(s.Q)), [&](Team team) {
-        const int64_t lines = s.N * s.P * others;
+        const int64_t lines = s.N * rows * others;
         for (int64_t line = team.begin(lines); line < team.end(lines); line++) {
             // Planar lines count image, channel, row; others image, row, column.
-            const int64_t n = line / (s.P * others), rest = line % (s.P * others);
-            const int64_t c = planar ? rest / s.P : 0, p = planar ? rest % s.P : rest / s.Q, q = planar ? 0 : rest % s.Q;
+            const int64_t n = line / (rows * others), rest = line % (rows * others);
+            const int64_t c = planar ? rest / rows : 0, p = planar ? rest % rows : rest / s.Q, q = planar ? 0 : rest % s.Q;
             const auto start = [&](const Tensor& t) {
                 return t.data + n * t.stride_bytes[0] + c * t.stride_bytes[1] + p * t.stride_bytes[2] + q * t.stride_bytes[3];
             };
             const char* plane = from.data + n * from.stride_bytes[0] + c * from.stride_bytes[1];
-            const char* index_at = start(indices);
-            char* to = start(result);
-            for (int64_t i = 0; i < count; i++) {
-                const int64_t index = load_scalar<I>(index_at + i * indices.stride_bytes[d]);
-                if (outside(index, size)) {
-                    raise_flag(&bad);
-                    return;
-                }
-                const int64_t at = flat ? index * pixel_bytes : index / s.W * row_bytes + index % s.W * pixel_bytes;
-                store_scalar(to + i * int64_t(sizeof(T)), load_scalar<T>(plane + i * channel_step + at));
+            const bool done = near ? fetch_neighbours<T, I>(plane, s.H * s.W, start(indices), start(result), count)
+                                   : fetch_line<T, I>(s, from, plane, channel_step, start(indices), indices.stride_bytes[d],
+                                                      start(result), count);
+            if (!done) {
+                raise_flag(&bad);
+                return;
             }
         }
     });
