@@ -29,6 +29,12 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
+FASTCV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTCV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FASTCV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+// Rounds a up to a multiple of b.
+FASTCV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 constexpr int kVectorBytes = FASTCV_VECTOR_BYTES;
 // 32 architectural vector registers, or 16: decides the register tiles.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -376,6 +382,43 @@ FASTCV_INLINE Mask<T> lanes_from(int64_t n) {
 #endif
 }
 
+// The lanes from `first` up to `last`, either of which may lie outside the vector.
+template <class T>
+FASTCV_INLINE Mask<T> lanes_between(int64_t first, int64_t last) {
+    return Mask<T>(lanes_from<T>(larger(first, 0)) & ~lanes_from<T>(larger(last, 0)));
+}
+
+// Lanes that a mask selects: what lies at the others is neither read nor written, and `otherwise` stands for them.
+#if defined(__AVX512F__)
+template <class T>
+FASTCV_INLINE Vec<T> load_where(Mask<T> m, const T* p, Vec<T> otherwise) {
+    if constexpr (sizeof(T) == 4) return _mm512_mask_loadu_ps(otherwise, m, p);
+    else return _mm512_mask_loadu_pd(otherwise, m, p);
+}
+template <class T>
+FASTCV_INLINE void store_where(Mask<T> m, T* p, Vec<T> v) {
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, m, v);
+    else _mm512_mask_storeu_pd(p, m, v);
+}
+#else
+template <class T>
+FASTCV_INLINE Vec<T> load_where(Mask<T> m, const T* p, Vec<T> otherwise) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return choose(m, Vec<T>(_mm256_maskload_ps(p, __m256i(m))), otherwise);
+    else return choose(m, Vec<T>(_mm256_maskload_pd(p, __m256i(m))), otherwise);
+#else
+    for (int l = 0; l < kLanes<T>; l++)
+        if (m[l]) otherwise[l] = load_scalar<T>(p + l);
+    return otherwise;
+#endif
+}
+template <class T>
+FASTCV_INLINE void store_where(Mask<T> m, T* p, Vec<T> v) {
+    for (int l = 0; l < kLanes<T>; l++)
+        if (m[l]) store_scalar(p + l, v[l]);
+}
+#endif
+
 // Positions as a caller's array holds them: 4 or 8 bytes each, the first n lanes. They are not negative.
 template <class T>
 struct Narrow {  // as many 32-bit lanes as there are elements in a vector
@@ -456,6 +499,37 @@ FASTCV_INLINE Vec<Position<T>> load_positions(const char* indices, int index_byt
         load_positions(v, reinterpret_cast<const int32_t*>(indices) + at, n);
     return v;
 }
+// The lanes of a mask, to the elements from `at` on.
+template <class T>
+FASTCV_INLINE void store_positions_where(Mask<T> m, char* indices, int index_bytes, int64_t at, Vec<Position<T>> v) {
+    char* p = indices + at * index_bytes;
+#if defined(__AVX512F__)
+    const __m512i wide = __m512i(v);
+    if constexpr (sizeof(T) == 4) {
+        if (index_bytes == 4) {
+            _mm512_mask_storeu_epi32(p, m, wide);
+        } else {
+            const auto low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+            const auto high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+            _mm512_mask_storeu_epi64(p, __mmask8(m), _mm512_maskz_cvtepi32_epi64(0xff, reinterpret_cast<__m256i>(low)));
+            _mm512_mask_storeu_epi64(p + 64, __mmask8(m >> 8), _mm512_maskz_cvtepi32_epi64(0xff, reinterpret_cast<__m256i>(high)));
+        }
+    } else {
+        if (index_bytes == 8)
+            _mm512_mask_storeu_epi64(p, m, wide);
+        else
+            _mm512_mask_cvtepi64_storeu_epi32(p, m, wide);
+    }
+#else
+    for (int l = 0; l < kLanes<T>; l++) {
+        if (!m[l]) continue;
+        if (index_bytes == 8)
+            store_scalar(p + 8 * l, int64_t(v[l]));
+        else
+            store_scalar(p + 4 * l, int32_t(v[l]));
+    }
+#endif
+}
 
 template <class T>
 FASTCV_INLINE T sum_lanes(Vec<T> v) {
@@ -474,12 +548,6 @@ FASTCV_INLINE T lowest_lane(Vec<T> v) {
     if constexpr (kLanes<T> == 4) v = lower(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
     return v[0] < v[1] ? v[0] : v[1];
 }
-
-FASTCV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTCV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-FASTCV_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-// Rounds a up to a multiple of b.
-FASTCV_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 }  // namespace
 }  // namespace fastcv::FASTCV_ISA
