@@ -116,7 +116,7 @@ def serve(name: str, threads: int) -> None:
                 ways = problem.ways(peer, request["mode"])
                 run = min(ways, key=lambda way: median_time(way, 0.02)) if ways[1:] else ways[0]
                 for index, array in enumerate(peer.arrays(run())):
-                    np.save(Path(request["folder"]) / f"{index}.npy", array)
+                    np.save(Path(request["folder"]) / f"{index:05}.npy", array)
                 answer()
             else:
                 answer(median=median_time(run, request["seconds"]))
