@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -149,10 +150,8 @@ class _Tracer(torch.fx.Tracer):
 
 def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
     """Find what directly follows the container's convolutions, and let them fold it."""
-    try:
-        graph = _Tracer().trace(container)
-    except Exception:
-        # Its control flow depends on values, or it does what cannot be recorded.
+    graph = _recorded(container)
+    if graph is None:
         return
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     convolutions = []
@@ -173,6 +172,21 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
     if convolutions and "_fastcv_folds" not in container.__dict__:
         container.__dict__["_fastcv_folds"] = tuple(convolutions)
         container.register_forward_pre_hook(_arm)
+
+
+def _recorded(container: torch.nn.Module) -> Any:
+    """Return the graph of one forward; None if its control flow depends on values or sizes."""
+    forward = getattr(type(container).forward, "__code__", None)
+    names = forward.co_names if forward is not None else ()
+    known = getattr(type(container).forward, "__globals__", {})
+    # Functions that look at sizes, as those that work out a padding, may pass unrecorded.
+    helpers = tuple(known[name] for name in names if isinstance(known.get(name), FunctionType))
+    for unrecorded in ((), helpers):
+        try:
+            return _Tracer(autowrap_functions=unrecorded).trace(container)
+        except Exception:
+            continue
+    return None
 
 
 def _arm(container: torch.nn.Module, arguments: Any) -> None:
