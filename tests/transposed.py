@@ -41,9 +41,12 @@ def bound_of(
     groups: int = 1,
     **_: Any,
 ) -> float:
-    """How far an output may be off. Where no stride is taken, Winograd may be."""
+    """How far an output may be off. Winograd may be taken; with a stride, without dilation only."""
+    plain = pair(dilation) == (1, 1)
     strides = zip(x.shape[-2:], pair(stride), strict=True)
-    winograd = 1 < math.prod(weight.shape[2:]) <= 121 and all(n == 1 or s == 1 for n, s in strides)
+    winograd = 1 < math.prod(weight.shape[2:]) <= 121 and (
+        plain or all(n == 1 or s == 1 for n, s in strides)
+    )
     return sum_bound(depth_of(weight, stride, dilation, groups), x, weight, bias, winograd=winograd)
 
 

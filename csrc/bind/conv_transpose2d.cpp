@@ -65,6 +65,8 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
     if (c.kind == ConvTranspose2dChoice::depthwise)
         return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};
     const std::string phases = "with a stride, each phase of the outputs is a convolution of its own";
+    if (c.kind == ConvTranspose2dChoice::winograd)
+        return {name_of(c.as_convolution), phases + "; one transform of the input serves them all"};
     if (c.kind == ConvTranspose2dChoice::phases) return {"phases", phases};
     return {"phases_channels", phases + "; rows are too short for vectors of pixels"};
 }

@@ -33,6 +33,9 @@ struct CostModel {
     static constexpr double gigahertz = 4;         // for showing, not for choosing
 };
 
+// A sum of fewer terms has so little error of its own that tiles of four outputs would have more than three times as much.
+constexpr int64_t kTermsOfLargeTiles = 72;
+
 // Filling strips. A block fills the rows under its whole window again: at large dilation, many for each row of outputs.
 template <class T>
 static double fill_cost(const Conv2dShape& s) {
@@ -80,7 +83,7 @@ static double clipped_cost(const Conv2dShape& s, bool packed) {
 }
 
 template <class T>
-static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
+static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, int tile, bool packed) {
     constexpr double L = kLanes<T>;
     const WinogradWeights<T> layout(s, tile);
     const TileAxis y = tile_axis(s.P, s.dilation_h, tile, layout.window.y), x = tile_axis(s.Q, s.dilation_w, tile, layout.window.x);
@@ -93,7 +96,7 @@ static double winograd_cost(const Conv2dShape& s, int tile, bool packed) {
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
     double cost = groups * (products + transforms + moves);
-    const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, tile), 1);
+    const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, interleave, tile), 1);
     if (bytes > 512 * 1024 && !by_panel)
         cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
     const double transform = CostModel::gather_weight + (CostModel::transform_weight + (by_panel ? 0 : CostModel::spread_weight)) * area;
@@ -159,8 +162,9 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     const bool accurate = s.C / s.G >= 8 || algorithm == Conv2dAlgorithm::winograd;
     if (!possible || !accurate || algorithm == Conv2dAlgorithm::direct) return best;
     int tile = 0;
-    for (int t = WinogradWindow::largest_tile(s); t >= 2; t--) {
-        const double cost = winograd_cost<T>(s, t, packed) * milliseconds;
+    const bool large = s.C / s.G * s.R * s.S >= kTermsOfLargeTiles || algorithm == Conv2dAlgorithm::winograd;
+    for (int t = smaller(large ? 4 : 3, WinogradWindow::largest_tile(s)); t >= 2; t--) {
+        const double cost = winograd_cost<T>(s, Interleave(s), t, packed) * milliseconds;
         if (cost < best.winograd_cost) {
             best.winograd_cost = cost;
             tile = t;
@@ -208,7 +212,7 @@ static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Wei
     int not_finite = 0;
     parallel(threads_for(double(packed_elements<T>(whole, choice))), [&](Team team) {
         if (choice.kind == Conv2dChoice::winograd)
-            transform_weights<T, double>(s, choice.tile, weight, packed, &not_finite, team);
+            transform_weights<T, double>(s, Interleave(s), choice.tile, weight, packed, &not_finite, team);
         else
             pack_for_channel_lanes<T>(s, weight, packed, team);
     });

@@ -163,7 +163,7 @@ template <class T>
 static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     constexpr int64_t rows = kGradientRows < L ? kGradientRows : L;
-    WinogradCall<T> c(s, 4);
+    WinogradCall<T> c(s, Interleave(s), 4);
     c.input = input;
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.

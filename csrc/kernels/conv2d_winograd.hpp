@@ -1,11 +1,11 @@
-// Convolution by Winograd's minimal filtering, fused from input to output: windows of 3, 4 or 5 taps along either axis or both,
+// Convolution by Winograd's minimal filtering, fused from input to output: windows of 2 to 5 taps along either axis or both,
 // and larger ones in parts.
 //
 //   Y = A' [ sum over c of (G w G') .* (B' x B) ] A        for tiles of 4x4 (3x3, 2x2) outputs under a 3x3 window
 //
 // F(4x4, 3x3) needs 36 multiplications where a direct sum needs 144. With six points, the most whose rounding errors are small, a
-// tile of r outputs under t taps has r + t - 1 <= 6: F(3x3, 4x4) does 36 for 144 as well, F(2x2, 5x5) 36 for 100, and along one axis
-// F(4, 3), F(3, 4) and F(2, 5) do 6 for 12, 12 and 10. Lanes are channels everywhere:
+// tile of r outputs under t taps has r + t - 1 <= 6: F(3x3, 4x4) does 36 for 144 as well, F(2x2, 5x5) 36 for 100, F(4x4, 2x2) 25 for
+// 64, and along one axis F(4, 3), F(3, 4) and F(2, 5) do 6 for 12, 12 and 10. Lanes are channels everywhere:
 //
 //   input rows -> X[row][column][lane]             squares of pixels x channels are transposed, padding included
 //              -> V[point][C / lanes][tile][lane]  input transform B' x B
@@ -17,8 +17,8 @@
 // in float64 where it is packed once, in the arrays' type for a single call: ahead for all panels, or, where one image has few
 // tiles, panel by panel in the second-level cache just before the products, which writes no U to memory.
 //
-// Edge tiles. A tile that needs only r < 4 outputs in a dimension uses a subset of the points (r = 1: +-5/8, inf; 2: and 0;
-// 3: and 3/2), with the scale between the two sets of polynomials folded into B'. So the same U serves all tiles, each point has
+// Edge tiles. A tile that needs only r < 4 outputs in a dimension uses a subset of the points (three taps, r = 1: +-5/8, inf; 2: and
+// 0; 3: and 3/2), with the scale between the two sets of polynomials folded into B'. So the same U serves all tiles, each point has
 // its own number of tiles, and a plane of 14 = 3 * 4 + 2 rows costs what it needs. Tiles are sorted by class, full ones first.
 // Taking 3 or 2 as the largest tile is F(3x3) and F(2x2): U shrinks from 36 to 25 or 16 points, which pays where reading U is
 // what takes the time (512 channels on 7x7).
@@ -26,6 +26,9 @@
 // Parts. A window of 7 taps is two of 4, the last of them zero, whose products add up in M as more channels do. A window with stride s
 // is s windows of every s-th tap, each over the pixels that are equal modulo s: a 5x5 one with stride 2 is four of 3x3, 36 * 4
 // multiplications for 400. All parts of a block read the one X.
+//
+// Interleaved outputs. A transposed convolution with a stride is one convolution for each phase of its outputs, all over the same
+// input (conv_transpose2d_winograd.hpp). Its filters are vectors of one phase, and a tile's outputs go to Z at the phases' distance.
 //
 // Dilation d. Output pixels equal modulo d form d * d independent undilated convolutions. Their tiles stand side by side in
 // one block: the transforms read X at a pixel stride of d and write Z likewise, so nothing is copied apart and no channel of
@@ -126,6 +129,7 @@ struct TileClass {
 template <class T>
 struct WinogradCall {
     Conv2dShape shape;
+    Interleave interleave;
     Tensor input, output;
     WinogradWeights<T> layout;
     TileAxis y, x;
@@ -141,8 +145,8 @@ struct WinogradCall {
     int64_t v_point, v_block, m_point;
     int64_t x_elements, v_elements, m_elements, z_elements;
 
-    WinogradCall(const Conv2dShape& s, int t)
-        : shape(s), layout(s, t), y(tile_axis(s.P, s.dilation_h, t, layout.window.y)), x(tile_axis(s.Q, s.dilation_w, t, layout.window.x)) {}
+    WinogradCall(const Conv2dShape& s, const Interleave& i, int t)
+        : shape(s), interleave(i), layout(s, t), y(tile_axis(s.P, s.dilation_h, t, layout.window.y)), x(tile_axis(s.Q, s.dilation_w, t, layout.window.x)) {}
 
     SpanRange row_range(int64_t block) const {
         if (phase_blocks == 1) return {y.spans() * block / row_blocks, y.spans() * (block + 1) / row_blocks, 0, y.dilation};
@@ -193,7 +197,7 @@ static void list_tiles(const WinogradCall<T>& c, int64_t batch, int64_t block, T
                             if (c.x.outputs(column_span, px) != q) continue;
                             const int64_t column = (column_span - b.columns.first_span) * c.x.span() + px;
                             b.places[n++] = {(row * c.shape.stride_h * c.x_pitch + column * c.shape.stride_w) * L,
-                                             (row * c.z_pitch + column) * L};
+                                             (row * c.z_pitch + column * c.interleave.stride_w) * L};
                         }
                     }
                 }
@@ -315,11 +319,16 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
                              const T* m, T* z) {
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
+    const Interleave& out = c.interleave;
     const int64_t filters = s.K / s.G, phases = b.rows.phases();
     const int64_t first_column = b.columns.first_span * c.x.span();
     const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
+    // Columns of the output, those before its first one left out.
+    const int64_t left = first_column * out.stride_w - out.origin_x, hidden = larger(0, -left);
+    const int64_t shown = smaller(columns * out.stride_w, out.columns - left) - hidden;
     for (int64_t k = first * 2 * L; k < smaller(filters, last * 2 * L); k += L) {
         const int64_t panel = k / (2 * L), vectors = filters - panel * 2 * L > L ? 2 : 1;
+        const int64_t phase = k / L % out.phases(), phase_x = phase % out.stride_w, filter = k / L / out.phases() * L;
         const TileEpilogue<T> epilogue{load(c.bias + g * c.layout.panels * 2 * L + k), c.activation, c.slope};
         const T* from = m + (panel - first) * c.max_tiles * 2 * L + k % (2 * L);
         int64_t tiles_before[kPoints * kPoints];
@@ -332,17 +341,21 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
                 if (uses_point(c.y.points_of(cls.r), point / kPoints) && uses_point(c.x.points_of(cls.q), point % kPoints))
                     tiles_before[point] += cls.count;
             }
-            find_output_tiles<T>(c.y.taps, cls.r, c.x.taps, cls.q)(from, vectors * L, offset, z, b.places + cls.first, cls.count,
-                                               phases * c.z_pitch * L, c.x.dilation * L, epilogue);
+            find_output_tiles<T>(c.y.taps, cls.r, c.x.taps, cls.q)(from, vectors * L, offset, z + phase_x * L, b.places + cls.first,
+                                                                   cls.count, phases * c.z_pitch * L,
+                                                                   c.x.dilation * out.stride_w * L, epilogue);
         }
-        char* planes = c.output.data + (b.first_image + image) * c.output.stride_bytes[0] + (g * filters + k) * c.output.stride_bytes[1];
+        if (phase_x < out.stride_w - 1) continue;
+        char* planes =
+            c.output.data + (b.first_image + image) * c.output.stride_bytes[0] + (g * out.filters + filter) * c.output.stride_bytes[1];
         for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
             for (int64_t p = 0; p < phases; p++) {
-                const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
-                if (row >= s.P) continue;
-                store_channel_lanes(z + (i * phases + p) * c.z_pitch * L, columns,
-                                    planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
-                                    c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - k));
+                const int64_t position = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
+                const int64_t row = position * out.stride_h + phase / out.stride_w - out.origin_y;
+                if (position >= s.P || row < 0 || row >= out.rows) continue;
+                store_channel_lanes(z + ((i * phases + p) * c.z_pitch + hidden) * L, shown,
+                                    planes + row * c.output.stride_bytes[2] + (left + hidden) * c.output.stride_bytes[3],
+                                    c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, out.filters - filter));
             }
     }
 }
@@ -405,12 +418,14 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
     for (int64_t i = 0; i < c.column_blocks; i++) max_columns = larger(max_columns, c.column_range(i).spans());
     c.max_tiles = max_spans * smaller(max_columns * c.x.dilation, c.x.tiles()) * c.images_together;
     c.x_pitch = InputAxis(c.layout.window.x, c.shape.stride_w, max_columns * c.x.tile, c.x.dilation).size + L;
-    c.z_pitch = max_columns * c.x.span() + L;
+    c.z_pitch = max_columns * c.x.span() * c.interleave.stride_w + L;
     c.v_block = c.max_tiles * L;
     c.v_point = c.v_block * (c.layout.channels / L);
     // Points a multiple of 512 bytes apart would compete for the same cache sets.
     if (c.v_point * int64_t(sizeof(T)) % 512 == 0) c.v_point += 5 * L;
-    c.panels_together = smaller(c.layout.panels, larger(1, 128 / (2 * L)));
+    // Whole rows of phases, as their outputs are stored together.
+    const int64_t unit = c.interleave.panels_of_row();
+    c.panels_together = smaller(c.layout.panels, larger(1, 128 / (2 * L) / unit) * unit);
     c.m_point = c.panels_together * c.max_tiles * 2 * L;
     if (c.m_point * int64_t(sizeof(T)) % 512 == 0) c.m_point += 5 * L;
     c.x_elements = round_up((max_rows * c.x_pitch + L) * L, 16);
@@ -419,12 +434,13 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
     c.m_elements = round_up(c.layout.points * c.m_point, 16);
 }
 
-// `packed` holds the transformed weights, or is null: then they are transformed for this call.
-template <class T>
-static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, const Weights& weight, const T* packed, Tensor output,
-                              const Epilogue& epilogue) {
+// `packed` holds the transformed weights, or is null: then they are transformed for this call. `directly(n)` does sample n again,
+// tap by tap.
+template <class T, class Directly>
+static Status run_winograd(const Conv2dShape& s, const Interleave& interleave, int tile, Tensor input, const Weights& weight,
+                           const T* packed, Tensor output, const Epilogue& epilogue, const Directly& directly) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
-    WinogradCall<T> c(s, tile);
+    WinogradCall<T> c(s, interleave, tile);
     c.input = input;
     c.output = output;
     c.activation = epilogue.activation;
@@ -460,18 +476,20 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
     T* fresh = reinterpret_cast<T*>(scratch.data() + flag_bytes + bias_bytes);
     char* v_area = scratch.data() + flag_bytes + bias_bytes + packed_bytes;
     char* own_area = v_area + (together ? 1 : threads) * v_bytes;
-    const int64_t filters = s.K / s.G;
     for (int64_t i = 0; i < biases; i++) bias[i] = 0;
     if (epilogue.bias)
-        for (int64_t k = 0; k < s.K; k++)
-            bias[k / filters * c.layout.panels * 2 * L + k % filters] =
-                load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+        for (int64_t k = 0; k < s.G * interleave.filters; k++) {
+            const int64_t g = k / interleave.filters, filter = k % interleave.filters;
+            T* to = bias + g * c.layout.panels * 2 * L + filter / L * interleave.phases() * L + filter % L;
+            for (int64_t phase = 0; phase < interleave.phases(); phase++)
+                to[phase * L] = load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+        }
     c.bias = bias;
     c.packed = packed ? packed : fresh;
 
     parallel(threads, [&](Team team) {
         if (!packed && !fresh_panels) {
-            transform_weights<T, T>(s, tile, weight, fresh, weights_not_finite, team);
+            transform_weights<T, T>(s, interleave, tile, weight, fresh, weights_not_finite, team);
             team.wait_for_all();
         }
         char* own = own_area + team.id * own_bytes;
@@ -485,7 +503,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
         const Team alone{0, 1};
         const Team& share = together ? team : alone;
         const int64_t channel_blocks = c.layout.part_channels / L;
-        WeightTransform<T, T> transform(s, c.layout, weight, weights_not_finite);
+        WeightTransform<T, T> transform(s, c.interleave, c.layout, weight, weights_not_finite);
         for (int64_t item = together ? 0 : team.begin(items); item < (together ? items : team.end(items)); item++) {
             const int64_t g = item / c.blocks() % s.G;
             list_tiles(c, item / c.blocks() / s.G, item % c.blocks(), b);
@@ -493,11 +511,14 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
                 for (int64_t image = 0; image < b.images; image++)
                     transform_input(c, b, image, g, cb, x, v, sample_not_finite + b.first_image + image);
             share.wait_for_all();
-            const int64_t end = share.end(c.layout.panels);
-            for (int64_t p = share.begin(c.layout.panels); p < end; p += fresh_panels ? 1 : c.panels_together) {
-                const int64_t last = fresh_panels ? p + 1 : smaller(end, p + c.panels_together);
+            const int64_t unit = interleave.panels_of_row(), units = ceil_div(c.layout.panels, unit);
+            const int64_t end = smaller(c.layout.panels, share.end(units) * unit);
+            const int64_t step = fresh_panels ? unit : c.panels_together;
+            for (int64_t p = share.begin(units) * unit, last; p < end; p = last) {
+                last = smaller(end, p + step);
                 if (fresh_panels)
-                    multiply_fresh_panel(c, b, transform, g, p, v, u, m);
+                    for (int64_t q = p; q < last; q++)
+                        multiply_fresh_panel(c, b, transform, g, q, v, u, m + (q - p) * c.max_tiles * 2 * L);
                 else
                     multiply_panels(c, b,
                                     {c.packed + (g * c.layout.panels + p) * c.layout.panel_elements, c.layout.panel_elements,
@@ -510,16 +531,23 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
     });
     for (int64_t n = 0; n < s.N; n++) {
         if (!sample_not_finite[n] && !*weights_not_finite) continue;
-        Conv2dShape sample = s;
-        sample.N = 1;
-        input.data += n * input.stride_bytes[0];
-        output.data += n * output.stride_bytes[0];
-        const Status status = conv2d_strip<T>(sample, false, input, weight, nullptr, output, epilogue);
+        const Status status = directly(n);
         if (status != Status::ok) return status;
-        input.data -= n * input.stride_bytes[0];
-        output.data -= n * output.stride_bytes[0];
     }
     return Status::ok;
+}
+
+template <class T>
+static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, const Weights& weight, const T* packed, Tensor output,
+                              const Epilogue& epilogue) {
+    return run_winograd(s, Interleave(s), tile, input, weight, packed, output, epilogue, [&](int64_t n) {
+        Conv2dShape sample = s;
+        sample.N = 1;
+        Tensor from = input, to = output;
+        from.data += n * input.stride_bytes[0];
+        to.data += n * output.stride_bytes[0];
+        return conv2d_strip<T>(sample, false, from, weight, nullptr, to, epilogue);
+    });
 }
 
 }  // namespace

@@ -15,9 +15,9 @@ constexpr int kPoints = 6;
 
 // The finite points; the last of the six is infinity.
 constexpr double winograd_point(int i) { return i == 0 ? 0 : i == 1 ? 0.625 : i == 2 ? -0.625 : i == 3 ? 1.5 : -1.5; }
-// A tile of r outputs under a window of t taps takes n = r + t - 1 points: infinity, then the pair +-5/8, 0, 3/2, -3/2. One point,
-// which a single tap takes, transforms nothing.
-constexpr bool uses_point(int64_t n, int i) { return i == 5 || n >= (i == 0 ? 4 : i <= 2 ? 3 : i == 3 ? 5 : 6); }
+// A tile of r outputs under a window of t taps takes n = r + t - 1 points: infinity, then 5/8, -5/8, 0, 3/2, -3/2. One point, which
+// a single tap takes, transforms nothing.
+constexpr bool uses_point(int64_t n, int i) { return i == 5 || n >= (i == 0 ? 4 : i <= 2 ? i + 1 : i + 2); }
 // Where point i stands among those of n.
 constexpr int rank_of_point(int64_t n, int i) {
     int rank = 0;
@@ -102,7 +102,7 @@ FASTCV_INLINE void input_row(const Vec<T> (&d)[N], T* v, const int64_t* offset) 
     if constexpr (uses_point(N, 1)) {
         input_pair<T, N, 0>(d, first, second);
         store(v + offset[1], first);
-        store(v + offset[2], second);
+        if constexpr (uses_point(N, 2)) store(v + offset[2], second);
     }
     if constexpr (uses_point(N, 3)) {
         input_pair<T, N, 1>(d, first, second);
@@ -152,7 +152,7 @@ FASTCV_INLINE void output_points(const Vec<T> (&m)[kPoints], Vec<T>* y) {
         return;
     }
     // Powers of opposite points differ in sign at odd k only.
-    const Vec<T> s = m[1] + m[2], d = m[1] - m[2];
+    const Vec<T> s = N >= 3 ? m[1] + m[2] : m[1], d = N >= 3 ? m[1] - m[2] : m[1];
     const Vec<T> t = N >= 6 ? m[3] + m[4] : m[3], e = N >= 6 ? m[3] - m[4] : m[3];
     T a = 1, b = 1;
     FASTCV_UNROLL for (int k = 0; k < R; k++, a *= T(winograd_point(1)), b *= T(winograd_point(3))) {
@@ -198,14 +198,18 @@ FASTCV_NOINLINE void output_tiles(const T* m, int64_t m_tile, const int64_t* off
     }
 }
 
-// Along an axis there are three to five taps, or one. With several along both, they are equally many.
+// Along an axis there are two to five taps, or one. With several along both, they are equally many.
 template <class T>
 using InputTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
 template <class T, int NR>
 static InputTiles<T> find_input_tiles(int64_t nq) {
     if constexpr (NR > 1)
         if (nq == 1) return input_tiles<T, NR, 1>;
-    return nq == 6 ? input_tiles<T, NR, 6> : nq == 5 ? input_tiles<T, NR, 5> : nq == 4 ? input_tiles<T, NR, 4> : input_tiles<T, NR, 3>;
+    return nq == 6   ? input_tiles<T, NR, 6>
+           : nq == 5 ? input_tiles<T, NR, 5>
+           : nq == 4 ? input_tiles<T, NR, 4>
+           : nq == 3 ? input_tiles<T, NR, 3>
+                     : input_tiles<T, NR, 2>;
 }
 template <class T>
 static InputTiles<T> find_input_tiles(int64_t nr, int64_t nq) {
@@ -213,13 +217,15 @@ static InputTiles<T> find_input_tiles(int64_t nr, int64_t nq) {
            : nr == 5 ? find_input_tiles<T, 5>(nq)
            : nr == 4 ? find_input_tiles<T, 4>(nq)
            : nr == 3 ? find_input_tiles<T, 3>(nq)
+           : nr == 2 ? find_input_tiles<T, 2>(nq)
                      : find_input_tiles<T, 1>(nq);
 }
 
 template <class T>
 using OutputTiles = void (*)(const T*, int64_t, const int64_t*, T*, const TilePlace*, int64_t, int64_t, int64_t,
                              const TileEpilogue<T>&);
-constexpr int largest_tile(int64_t taps) { return taps == 1 ? 1 : int(kPoints + 1 - taps); }
+// Tiles of five outputs under two taps would be 2 to 8% faster than those of four, and have three times the error of a plain sum.
+constexpr int largest_tile(int64_t taps) { return taps == 1 ? 1 : taps == 2 ? 4 : int(kPoints + 1 - taps); }
 template <class T, int TR, int R, int TQ, int Q = largest_tile(TQ)>
 static OutputTiles<T> find_output_tiles(int64_t q) {
     if constexpr (Q > 1)
@@ -243,7 +249,8 @@ static OutputTiles<T> find_output_tiles(int64_t taps_y, int64_t r, int64_t taps_
     const int64_t taps = taps_y == 1 ? taps_x : taps_y;
     return taps == 5   ? find_output_tiles<T, 5>(taps_y, r, taps_x, q)
            : taps == 4 ? find_output_tiles<T, 4>(taps_y, r, taps_x, q)
-                       : find_output_tiles<T, 3>(taps_y, r, taps_x, q);
+           : taps == 3 ? find_output_tiles<T, 3>(taps_y, r, taps_x, q)
+                       : find_output_tiles<T, 2>(taps_y, r, taps_x, q);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ struct WinogradWindow {
     WindowAxis y, x;
 
     explicit WinogradWindow(const Conv2dShape& s) : y(vertical(s)), x(horizontal(s)) {
-        const int64_t taps = larger(3, larger(y.taps, x.taps));
+        const int64_t taps = larger(y.taps, x.taps);
         if (y.all > 1) y.taps = taps;
         if (x.all > 1) x.taps = taps;
     }
@@ -50,6 +50,23 @@ struct WinogradWindow {
     }
     static constexpr int64_t kMostTaps = 121;  // bounds what lies on the stack while weights are transformed
     static int largest_tile(const Conv2dShape& s) { return fastcv::FASTCV_ISA::largest_tile(WinogradWindow(s).taps()); }
+};
+
+// ---- outputs
+
+// Where filters' outputs go. Those of a transposed convolution form stride_h * stride_w phases, which interleave: vector q of a group's
+// filters holds phase q % phases() of `lanes` filters, and row i of its phase b is row i * stride_h + b - origin_y of the output.
+struct Interleave {
+    int64_t stride_h, stride_w, origin_y, origin_x;
+    int64_t filters, rows, columns;  // of the output; filters of a group
+    int64_t R, S;                    // taps of all phases
+
+    explicit Interleave(const Conv2dShape& s)
+        : stride_h(1), stride_w(1), origin_y(0), origin_x(0), filters(s.K / s.G), rows(s.P), columns(s.Q), R(s.R), S(s.S) {}
+
+    int64_t phases() const { return stride_h * stride_w; }
+    // Panels of two vectors after which a row's phases are all there.
+    int64_t panels_of_row() const { return stride_w == 1 ? 1 : stride_w % 2 ? stride_w : stride_w / 2; }
 };
 
 // ---- the layout, and G w G'
@@ -106,6 +123,7 @@ template <class D>
 static void weight_points(int64_t n, int64_t taps, const D* const* w, int64_t width, D* points, int64_t point_stride) {
     switch (taps) {
         case 1: weight_points_of<D, 1>(n, w, width, points, point_stride); break;
+        case 2: weight_points_of<D, 2>(n, w, width, points, point_stride); break;
         case 3: weight_points_of<D, 3>(n, w, width, points, point_stride); break;
         case 4: weight_points_of<D, 4>(n, w, width, points, point_stride); break;
         default: weight_points_of<D, 5>(n, w, width, points, point_stride); break;
@@ -115,7 +133,7 @@ static void weight_points(int64_t n, int64_t taps, const D* const* w, int64_t wi
 // taps[R * S][width] of one channel's filters, side by side; zeros behind the last. Windows that are contiguous, forwards or turned,
 // are transposed a square at a time.
 template <class T>
-static void gather_windows(const Conv2dShape& s, const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
+static void gather_windows(const Interleave& s, const Weights& w, const char* from, int64_t count, int64_t width, T* taps) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     const int64_t n = s.R * s.S;
     const auto lies = [&](int64_t sign) {
@@ -160,6 +178,7 @@ template <class T, class D>
 struct WeightTransform {
     static constexpr int64_t L = kLanes<T>, W = 2 * L;
     const Conv2dShape& s;
+    const Interleave& interleave;
     const WinogradWeights<T>& layout;
     const Weights& weight;
     int* not_finite;
@@ -168,56 +187,79 @@ struct WeightTransform {
     alignas(64) T gathered[(WinogradWindow::kMostTaps + 1) * W];
     alignas(64) D converted[sizeof(T) == sizeof(D) ? W : (WinogradWindow::kMostTaps + 1) * W], half[kPoints][kPoints][W], row[kPoints][W];
 
-    WeightTransform(const Conv2dShape& shape, const WinogradWeights<T>& l, const Weights& w, int* flag)
-        : s(shape), layout(l), weight(w), not_finite(flag) {}
+    WeightTransform(const Conv2dShape& shape, const Interleave& i, const WinogradWeights<T>& l, const Weights& w, int* flag)
+        : s(shape), interleave(i), layout(l), weight(w), not_finite(flag) {}
 
-    // Channel c of a panel to to[point][part], `point` and `part` elements apart, `width` filters each.
+    // Channel c of a panel to to[point][part], `point` and `part` elements apart, up to W filters each.
     void run(int64_t g, int64_t panel, int64_t c, T* to, int64_t point, int64_t part_stride) {
-        const WindowAxis &y = layout.window.y, &x = layout.window.x;
-        const int64_t window = s.R * s.S, first = panel * W, count = smaller(W, s.K / s.G - first), width = count > L ? W : L;
+        const int64_t phases = interleave.phases(), vector = panel * 2, left = s.K / s.G - vector * L;
+        if (phases == 1) {
+            const D* taps = gather(g, vector * L, c, W);
+            for (int64_t part = 0; part < layout.window.parts(); part++) transform(taps, W, part, left > L ? W : L, to + part * part_stride, point);
+            return;
+        }
+        // Both vectors, of a phase each, mostly take their taps from the same filters.
+        const D* taps = nullptr;
+        for (int64_t v = 0; v < (left > L ? 2 : 1); v++) {
+            if (!taps || (vector + v) % phases == 0) taps = gather(g, (vector + v) / phases * L, c, L);
+            transform(taps, L, (vector + v) % phases, L, to + v * L, point);
+        }
+    }
+
+private:
+    // taps[R * S + 1][width] of `width` filters from `first` on.
+    const D* gather(int64_t g, int64_t first, int64_t c, int64_t width) {
+        const int64_t window = interleave.R * interleave.S;
         int64_t zeros = 0;
         if (c < s.C / s.G) {
-            gather_windows(s, weight, weight.at(g, first, c), count, W, gathered);
-            zeros = window * W;
+            gather_windows(interleave, weight, weight.at(g, first, c), smaller(width, interleave.filters - first), width, gathered);
+            zeros = window * width;
         }
-        for (int64_t i = zeros; i < (window + 1) * W; i += L) store(gathered + i, zero<T>());
-        if (!all_finite(gathered, window * W / L)) raise_flag(not_finite);
-        const D* taps;
-        if constexpr (sizeof(T) == sizeof(D)) {
-            taps = gathered;
-        } else {
-            convert_lanes<T, D>(gathered, converted, (window + 1) * W);
-            taps = converted;
-        }
-        for (int64_t part = 0; part < layout.window.parts(); part++, to += part_stride) {
-            const D* column[kPoints];
-            for (int64_t t = 0; t < x.taps; t++) {
-                const int64_t at_x = x.tap(part % x.parts, t);
-                for (int64_t r = 0; r < y.taps; r++) {
-                    const int64_t at_y = y.tap(part / x.parts, r);
-                    column[r] = taps + (at_y < s.R && at_x < s.S ? at_y * s.S + at_x : window) * W;
-                }
-                weight_points<D>(layout.points_y, y.taps, column, width, half[0][t], kPoints * W);
+        for (int64_t i = zeros; i < (window + 1) * width; i += L) store(gathered + i, zero<T>());
+        if (!all_finite(gathered, window * width / L)) raise_flag(not_finite);
+        if constexpr (sizeof(T) == sizeof(D)) return gathered;
+        convert_lanes<T, D>(gathered, converted, (window + 1) * width);
+        return converted;
+    }
+
+    // The tap of the whole window that is tap i of a part or, turned, of a phase along one axis; too large a number if there is none.
+    int64_t tap_of(const WindowAxis& a, int64_t stride, int64_t all, int64_t part, int64_t i) const {
+        return interleave.phases() == 1 ? a.tap(part, i) : i < a.all ? part + (a.all - 1 - i) * stride : all;
+    }
+
+    // One part or phase of the windows.
+    void transform(const D* taps, int64_t taps_width, int64_t part, int64_t width, T* to, int64_t point) {
+        const WindowAxis &y = layout.window.y, &x = layout.window.x;
+        const int64_t R = interleave.R, S = interleave.S;
+        const int64_t parts_x = interleave.phases() == 1 ? x.parts : interleave.stride_w;
+        const D* column[kPoints];
+        for (int64_t t = 0; t < x.taps; t++) {
+            const int64_t at_x = tap_of(x, interleave.stride_w, S, part % parts_x, t);
+            for (int64_t r = 0; r < y.taps; r++) {
+                const int64_t at_y = tap_of(y, interleave.stride_h, R, part / parts_x, r);
+                column[r] = taps + (at_y < R && at_x < S ? at_y * S + at_x : R * S) * taps_width;
             }
-            for (int64_t i = 0; i < layout.points_y; i++) {
-                for (int64_t t = 0; t < x.taps; t++) column[t] = half[i][t];
-                T* points = to + i * layout.points_x * point;
-                if constexpr (sizeof(T) == sizeof(D)) {
-                    weight_points<D>(layout.points_x, x.taps, column, width, points, point);
-                } else {
-                    weight_points<D>(layout.points_x, x.taps, column, width, row[0], W);
-                    for (int64_t j = 0; j < layout.points_x; j++) convert_lanes<D, T>(row[j], points + j * point, width);
-                }
+            weight_points<D>(layout.points_y, y.taps, column, width, half[0][t], kPoints * W);
+        }
+        for (int64_t i = 0; i < layout.points_y; i++) {
+            for (int64_t t = 0; t < x.taps; t++) column[t] = half[i][t];
+            T* points = to + i * layout.points_x * point;
+            if constexpr (sizeof(T) == sizeof(D)) {
+                weight_points<D>(layout.points_x, x.taps, column, width, points, point);
+            } else {
+                weight_points<D>(layout.points_x, x.taps, column, width, row[0], W);
+                for (int64_t j = 0; j < layout.points_x; j++) convert_lanes<D, T>(row[j], points + j * point, width);
             }
         }
     }
 };
 
 template <class T, class D>
-static void transform_weights(const Conv2dShape& s, int tile, const Weights& weight, T* packed, int* not_finite, Team team) {
+static void transform_weights(const Conv2dShape& s, const Interleave& interleave, int tile, const Weights& weight, T* packed,
+                              int* not_finite, Team team) {
     constexpr int64_t L = kLanes<T>, W = 2 * L;
     const WinogradWeights<T> layout(s, tile);
-    WeightTransform<T, D> transform(s, layout, weight, not_finite);
+    WeightTransform<T, D> transform(s, interleave, layout, weight, not_finite);
     const int64_t work = s.G * layout.panels * layout.part_channels;
     for (int64_t item = team.begin(work); item < team.end(work); item++) {
         const int64_t c = item % layout.part_channels, panel = item / layout.part_channels;

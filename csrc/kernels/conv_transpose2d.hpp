@@ -3,15 +3,17 @@
 //   output[c][y][x] = sum over k, r, s with y + pad - r * d = p * stride (x likewise) of weight[k][c][r][s] * input[k][p][q]
 //
 // `input` is (N, K, P, Q) and `output` (N, C, H, W): the letters are those of the convolution that this is the gradient of. With
-// stride 1 the turned weights make it an ordinary convolution, Winograd included. With a stride it goes by phases: over vectors of
-// pixels (conv_transpose2d_phases.hpp), or of filters, where small planes would not fill those (conv_transpose2d_channels.hpp);
-// conv_transpose2d_depthwise.hpp has groups of one or two channels with stride 2.
+// stride 1 the turned weights make it an ordinary convolution, Winograd included. With a stride it goes by phases: by Winograd's
+// minimal filtering (conv_transpose2d_winograd.hpp); tap by tap over vectors of pixels (conv_transpose2d_phases.hpp), or of filters,
+// where small planes would not fill those (conv_transpose2d_channels.hpp); conv_transpose2d_depthwise.hpp has groups of one or two
+// channels with stride 2.
 #pragma once
 
 #include "conv2d.hpp"
 #include "conv_transpose2d_channels.hpp"
 #include "conv_transpose2d_depthwise.hpp"
 #include "conv_transpose2d_phases.hpp"
+#include "conv_transpose2d_winograd.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -49,6 +51,12 @@ static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed
     if (clipped.stride_h > 1 || clipped.stride_w > 1) {
         if (transposed_depthwise_fits<T>(clipped)) return {ConvTranspose2dChoice::depthwise, {}};
         const bool channels = prefers_channel_phases<T>(clipped);
+        if (const int tile = winograd_tile_of_phases<T>(s, phases_cost<T>(clipped, channels), packed)) {
+            ConvTranspose2dChoice choice{ConvTranspose2dChoice::winograd, {}};
+            choice.as_convolution.kind = Conv2dChoice::winograd;
+            choice.as_convolution.tile = tile;
+            return choice;
+        }
         return {channels ? ConvTranspose2dChoice::phases_channels : ConvTranspose2dChoice::phases, {}};
     }
     return {ConvTranspose2dChoice::convolution, choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, packed)};
@@ -63,6 +71,8 @@ static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& 
     const TransposedWindow window(s, weight);
     if (choice.kind == ConvTranspose2dChoice::depthwise)
         return conv_transpose2d_depthwise<T>(window.shape, input, window.weight, output, epilogue);
+    if (choice.kind == ConvTranspose2dChoice::winograd)
+        return conv_transpose2d_winograd<T>(s, choice.as_convolution.tile, input, weight, static_cast<const T*>(packed), output, epilogue);
     const T* weights = window.whole ? static_cast<const T*>(packed) : nullptr;
     return choice.kind == ConvTranspose2dChoice::phases_channels
                ? conv_transpose2d_channels<T>(window.shape, input, window.weight, weights, output, epilogue)
@@ -73,6 +83,10 @@ template <class T>
 static int64_t packed_elements_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice) {
     if (empty_output(s)) return 0;
     if (choice.kind == ConvTranspose2dChoice::convolution) return packed_elements<T>(convolution_of(s), choice.as_convolution);
+    if (choice.kind == ConvTranspose2dChoice::winograd) {
+        const PhasesAsFilters<T> phases(s);
+        return WinogradWeights<T>(phases.shape, choice.as_convolution.tile).elements(phases.shape);
+    }
     if (choice.kind == ConvTranspose2dChoice::depthwise || !TransposedWindow(s, Tensor{}).whole) return 0;
     return choice.kind == ConvTranspose2dChoice::phases_channels ? channel_phase_weights<T>(s) : s.K * (s.C / s.G) * s.R * s.S;
 }
@@ -81,6 +95,16 @@ template <class T>
 static bool pack_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice, Tensor weight, T* to) {
     if (choice.kind == ConvTranspose2dChoice::convolution)
         return pack(convolution_of(s), choice.as_convolution, turned_weights(s, weight), to);
+    const int threads = threads_for(double(packed_elements_transposed<T>(s, choice)));
+    if (choice.kind == ConvTranspose2dChoice::winograd) {
+        const PhasesAsFilters<T> phases(s);
+        const Weights weights = phase_weights(s, weight);
+        int not_finite = 0;
+        parallel(threads, [&](Team team) {
+            transform_weights<T, double>(phases.shape, phases.interleave, choice.as_convolution.tile, weights, to, &not_finite, team);
+        });
+        return !not_finite;
+    }
     const bool channels = choice.kind == ConvTranspose2dChoice::phases_channels;
     const PhaseAxes axes(s, !channels && counts_from_padded_corner(s));
     const int64_t place_bytes = round_up(s.R * s.S * int64_t(sizeof(TapPlace)), 64);
@@ -88,7 +112,6 @@ static bool pack_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& c
     Scratch scratch(place_bytes + phase_bytes + axes.phases() * int64_t(sizeof(PhaseGroup)));
     if (!scratch.data()) return false;
     TapPlace* place = reinterpret_cast<TapPlace*>(scratch.data());
-    const int threads = threads_for(double(packed_elements_transposed<T>(s, choice)));
     if (channels) {
         ChannelPhase* phase = reinterpret_cast<ChannelPhase*>(scratch.data() + place_bytes);
         lay_out_phases<T>(s, axes, phase);

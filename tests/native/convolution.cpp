@@ -92,11 +92,11 @@ bool fits_winograd(const Conv2dShape& s) {
     return s.R * s.S > 1 && s.R * s.S <= 121 && !(strided && dilated) && s.R <= 5 * s.stride_h && s.S <= 5 * s.stride_w;
 }
 
-// Six points serve tiles of 7 - t outputs under t taps; more than five taps are cut into parts.
+// Six points serve tiles of 7 - t outputs under t taps, up to 4; more than five taps are cut into parts.
 int64_t taps_together(int64_t taps, int64_t stride) {
     if (taps == 1) return 1;
     const int64_t parts = stride > 1 ? stride : taps > 5 ? (taps + 3) / 4 : 1, each = (taps + parts - 1) / parts;
-    return each < 3 ? 3 : each;
+    return each;
 }
 bool fits_tile(const Conv2dShape& s, int tile) {
     return taps_together(s.R, s.stride_h) <= 7 - tile && taps_together(s.S, s.stride_w) <= 7 - tile;
@@ -241,11 +241,33 @@ void check_conv2d(const KernelTable& table, const Problem& problem, const Layout
     }
 }
 
-Status run_conv_transpose2d(const KernelTable& table, bool packed, const Conv2dShape& s, int itemsize, Tensor input,
+struct TransposedWay {
+    const char* name;
+    bool packed;
+    int tile;  // of Winograd, which is then forced; 0: what conv_transpose2d_choose says
+};
+const TransposedWay kTransposedWays[] = {
+    {"plain", false, 0}, {"packed", true, 0}, {"winograd_f4", true, 4}, {"winograd_f3", true, 3}, {"winograd_f2", true, 2},
+};
+
+bool applies(const TransposedWay& way, const Conv2dShape& s) {
+    if (!way.tile) return true;
+    if (s.N * s.C * s.H * s.W == 0 || s.K == 0 || s.dilation_h > 1 || s.dilation_w > 1) return false;
+    if (s.R * s.S > 121 || (s.stride_h == 1 && s.stride_w == 1)) return false;
+    const int64_t rows = (s.R + s.stride_h - 1) / s.stride_h, columns = (s.S + s.stride_w - 1) / s.stride_w;
+    const int64_t taps = rows > columns ? rows : columns;
+    return taps > 1 && taps <= 7 - way.tile;
+}
+
+Status run_conv_transpose2d(const KernelTable& table, const TransposedWay& way, const Conv2dShape& s, int itemsize, Tensor input,
                             Tensor weight, Tensor output, const Epilogue& epilogue) {
-    if (!packed) return table.conv_transpose2d(s, itemsize, input, weight, output, epilogue);
+    if (!way.packed) return table.conv_transpose2d(s, itemsize, input, weight, output, epilogue);
     ConvTranspose2dPacked p;
     p.choice = table.conv_transpose2d_choose(s, itemsize, true);
+    if (way.tile) {
+        p.choice.kind = ConvTranspose2dChoice::winograd;
+        p.choice.as_convolution.tile = way.tile;
+    }
     const int64_t bytes = table.conv_transpose2d_packed_bytes(s, itemsize, p.choice);
     PackedMemory memory(bytes);
     p.data = memory.data;
@@ -262,12 +284,13 @@ void check_conv_transpose2d(const KernelTable& table, const Problem& problem, co
     const Finish<T> finish(bias, s.C, layouts.weight, activation);
     const int64_t depth = s.K / s.G * s.R * s.S;
     const Wanted want = finish.want(sums, s.H * s.W, depth, problem.grad_output, problem.weight, fits_winograd(s));
-    for (const bool packed : {false, true}) {
+    for (const TransposedWay& way : kTransposedWays) {
+        if (!applies(way, s)) continue;
         char what[60];
-        finish.describe(what, sizeof what, "conv_transpose2d", packed ? "packed" : "plain");
+        finish.describe(what, sizeof what, "conv_transpose2d", way.name);
         name_case(table, sizeof(T), s, layouts, what);
         check<T>(input_size(s), layouts.result, want, [&](Tensor y) {
-            return run_conv_transpose2d(table, packed, s, int(sizeof(T)), x.tensor(), w.tensor(), y, finish.epilogue());
+            return run_conv_transpose2d(table, way, s, int(sizeof(T)), x.tensor(), w.tensor(), y, finish.epilogue());
         });
     }
 }
