@@ -61,7 +61,7 @@ struct Conv2dPacked {
 // A transposed convolution is the input gradient of a convolution, and its shape is that convolution's: it maps (N, K, P, Q) to
 // (N, C, H, W). Weights are packed for one of these; the choice says which, and is all that the packed form depends on.
 struct ConvTranspose2dChoice {
-    enum Kind { convolution, phases, phases_channels, winograd, depthwise } kind;
+    enum Kind { convolution, phases, phases_channels, winograd, depthwise, pixel } kind;
     Conv2dChoice as_convolution;  // with stride 1 it is an ordinary one; winograd: its tile
 };
 struct ConvTranspose2dPacked {

@@ -64,6 +64,7 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
     if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
     if (c.kind == ConvTranspose2dChoice::depthwise)
         return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};
+    if (c.kind == ConvTranspose2dChoice::pixel) return {"pixel", "an image of one pixel scales whole windows"};
     const std::string phases = "with a stride, each phase of the outputs is a convolution of its own";
     if (c.kind == ConvTranspose2dChoice::winograd)
         return {name_of(c.as_convolution), phases + "; one transform of the input serves them all"};

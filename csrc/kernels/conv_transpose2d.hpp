@@ -6,13 +6,14 @@
 // stride 1 the turned weights make it an ordinary convolution, Winograd included. With a stride it goes by phases: by Winograd's
 // minimal filtering (conv_transpose2d_winograd.hpp); tap by tap over vectors of pixels (conv_transpose2d_phases.hpp), or of filters,
 // where small planes would not fill those (conv_transpose2d_channels.hpp); conv_transpose2d_depthwise.hpp has groups of one or two
-// channels with stride 2.
+// channels with stride 2, and conv_transpose2d_pixel.hpp images of one pixel.
 #pragma once
 
 #include "conv2d.hpp"
 #include "conv_transpose2d_channels.hpp"
 #include "conv_transpose2d_depthwise.hpp"
 #include "conv_transpose2d_phases.hpp"
+#include "conv_transpose2d_pixel.hpp"
 #include "conv_transpose2d_winograd.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -47,6 +48,7 @@ static bool empty_output(const Conv2dShape& s) { return s.N == 0 || s.C == 0 || 
 template <class T>
 static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed) {
     if (empty_output(s)) return {ConvTranspose2dChoice::phases, {}};
+    if (one_pixel(s)) return {ConvTranspose2dChoice::pixel, {}};
     const Conv2dShape clipped = clip_window(s);
     if (clipped.stride_h > 1 || clipped.stride_w > 1) {
         if (transposed_depthwise_fits<T>(clipped)) return {ConvTranspose2dChoice::depthwise, {}};
@@ -66,6 +68,11 @@ template <class T>
 static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice, const void* packed, Tensor input,
                              Tensor weight, Tensor output, const Epilogue& epilogue) {
     if (empty_output(s)) return Status::ok;
+    if (choice.kind == ConvTranspose2dChoice::pixel) {
+        if (rows_of_columns<T>(s, input, weight, output)) return conv_transpose2d_pixel<T>(s, input, weight, output, epilogue);
+        return run<T>(convolution_of(s), choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, false), nullptr, input,
+                      turned_weights(s, weight), output, epilogue);
+    }
     if (choice.kind == ConvTranspose2dChoice::convolution)
         return run<T>(convolution_of(s), choice.as_convolution, packed, input, turned_weights(s, weight), output, epilogue);
     const TransposedWindow window(s, weight);
@@ -81,7 +88,7 @@ static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& 
 
 template <class T>
 static int64_t packed_elements_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& choice) {
-    if (empty_output(s)) return 0;
+    if (empty_output(s) || choice.kind == ConvTranspose2dChoice::pixel) return 0;
     if (choice.kind == ConvTranspose2dChoice::convolution) return packed_elements<T>(convolution_of(s), choice.as_convolution);
     if (choice.kind == ConvTranspose2dChoice::winograd) {
         const PhasesAsFilters<T> phases(s);

@@ -171,7 +171,7 @@ static bool prefers_channel_phases(const Conv2dShape& s) {
     const int64_t pitch = x.output + x.steps(), by_rows = y.output * ceil_div(x.output, L);
     const double pixel_lanes = double(y.output * x.output) / double(L * smaller(by_rows, ceil_div(y.output * pitch, L)));
     const double filter_lanes = double(filters) / double(round_up(filters, 2 * L));
-    return pixel_lanes < 0.85 * filter_lanes;
+    return pixel_lanes < 0.96 * filter_lanes;
 }
 
 // `packed` may be null: the weights are then packed for this call.
