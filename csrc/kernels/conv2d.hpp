@@ -222,18 +222,25 @@ static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Wei
 // Direct multiply-adds run at 80% of peak in whole vectors of filters; Winograd's products at 90%, plus transforms and M.
 template <class T>
 static bool winograd_gradient_wins(const Conv2dShape& s) {
-    if (s.R != 3 || s.S != 3 || s.stride_h != 1 || s.stride_w != 1) return false;
+    const WinogradWindow window(s);
+    // Five taps would have more than three times the error of a plain sum, as others do where there are few pixels to sum over.
+    if (s.R == 1 || s.S == 1 || !window.possible(s) || window.taps() > 4) return false;
+    const bool plain = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
+    if (!plain && s.P * s.Q < kTermsOfLargeTiles) return false;
     if (s.C / s.G < kLanes<T> / 2 || s.K / s.G < kLanes<T> / 2) return false;
     constexpr double L = kLanes<T>;
-    const TileAxis y{s.P, s.dilation_h, 4}, x{s.Q, s.dilation_w, 4};
-    const double channels = double(round_up(s.C / s.G, kLanes<T>)), filters = double(round_up(s.K / s.G, kLanes<T>));
+    const int tile = WinogradWindow::largest_tile(s);
+    const WinogradWeights<T> layout(s, tile);
+    const TileAxis y = tile_axis(s.P, s.dilation_h, tile, window.y), x = tile_axis(s.Q, s.dilation_w, tile, window.x);
+    const double channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
     const double direct = double(s.P * s.Q * s.R * s.S) * double(s.C / s.G) * filters / L * 0.62;
     const double products = double(y.points()) * double(x.points()) * channels * filters / L * 0.56;
     const double tiles = double(y.tiles()) * double(x.tiles());
-    const double transforms = tiles * (channels * CostModel::input_tile + filters * 110) / L;
-    const double moves = (double(s.H * s.W) * channels + double(s.P * s.Q) * filters) / L * CostModel::transpose;
+    const double points = double(layout.points);
+    const double transforms = tiles * points / 36 * (channels * CostModel::input_tile + filters * 110) / L;
+    const double moves = (double(s.H * s.W) * double(layout.part_channels) + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     // M is added up once for every block of about 512 tiles, and transformed once for all.
-    const double sums = 36 * channels * filters / L * 6;
+    const double sums = points * channels * filters / L * 6;
     const double images = double(s.N), blocks = larger(1.0, images * tiles / 512);
     return images * (products + transforms + moves) + (blocks + 5) / 6 * sums < images * direct;
 }

@@ -1,13 +1,13 @@
-// Weight gradient of a 3x3 convolution with stride 1 by Winograd's minimal filtering F(3x3, 4x4).
+// Weight gradient of convolution by Winograd's minimal filtering: F(3x3, 4x4) for windows of 3x3, and likewise those of 2 and 4 taps.
 //
 //   grad_weight[k][c] = A' [ sum over tiles of (G y G') .* (B' x B) ] A        y: 4x4 outputs' gradients, x: 6x6 inputs
 //
-// The same six points as the forward pass (conv2d_winograd.hpp), so B' x B is the forward's input transform to the letter, blocks,
-// edge classes and dilation included; y takes the place of the weights, the 3x3 window that of the outputs. Per point, what
-// remains is a matrix product over tiles:
+// The same points as in the forward pass (conv2d_winograd.hpp), so B' x B is the forward's input transform to the letter, blocks,
+// edge classes, dilation and the parts of a strided window included; y takes the place of the weights, the window that of the
+// outputs. Per point, what remains is a matrix product over tiles:
 //
 //   D[point][K / lanes][tile][lane]   transformed gradients, 8 filters broadcast
-//   V[point][C / lanes][tile][lane]   transformed input, 3 vectors of channels
+//   V[point][part][C / lanes][tile][lane]   transformed input, 3 vectors of channels
 //   M[point][k][c] += D * V           in memory over all blocks and images, A' M A at the end
 //
 // Filters are taken in chunks that bound M. Threads take whole groups where there are enough; else each point and each 8 filters
@@ -22,13 +22,13 @@ namespace {
 
 constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
 
-// One dimension of G y: R gradients to their points, as R taps of a window would be.
-template <class T, int R>
+// One dimension of G y: R gradients to their N points, as R taps of a window would be.
+template <class T, int N, int R>
 FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
     // Even and odd powers of a pair of opposite points are shared.
     FASTCV_UNROLL for (int pair = 0; pair < 2; pair++) {
         const int i = kPair[pair][0];
-        if (!uses_point(R + 2, i)) continue;
+        if (!uses_point(N, i)) continue;
         Vec<T> even_part = splat(T(weight_coefficient(R, i, 0))) * y[0];
         Vec<T> odd_part = zero<T>();
         if constexpr (R > 1) odd_part = splat(T(weight_coefficient(R, i, 1))) * y[1];
@@ -42,40 +42,49 @@ FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
     points[5] = y[R - 1];
 }
 
-template <class T, int R, int Q>
+// Tiles of R x Q gradients for a window of Taps x Taps.
+template <class T, int Taps, int R, int Q>
 FASTCV_NOINLINE void gradient_tiles(const T* z, const TilePlace* tiles, int64_t count, int64_t row, int64_t column, T* d,
                                     const int64_t* offset) {
+    constexpr int NR = R + Taps - 1, NQ = Q + Taps - 1;
     for (int64_t t = 0; t < count; t++, d += kLanes<T>) {
         const T* tile = z + tiles[t].output;
         Vec<T> half[kPoints][Q];
         FASTCV_UNROLL for (int j = 0; j < Q; j++) {
             Vec<T> y[R], points[kPoints];
             FASTCV_UNROLL for (int i = 0; i < R; i++) y[i] = load(tile + i * row + j * column);
-            gradient_points<T, R>(y, points);
+            gradient_points<T, NR, R>(y, points);
             FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
-                if (uses_point(R + 2, i)) half[i][j] = points[i];
+                if (uses_point(NR, i)) half[i][j] = points[i];
         }
         FASTCV_UNROLL for (int i = 0; i < kPoints; i++) {
-            if (!uses_point(R + 2, i)) continue;
+            if (!uses_point(NR, i)) continue;
             Vec<T> points[kPoints];
-            gradient_points<T, Q>(half[i], points);
+            gradient_points<T, NQ, Q>(half[i], points);
             FASTCV_UNROLL for (int j = 0; j < kPoints; j++)
-                if (uses_point(Q + 2, j)) store(d + offset[i * kPoints + j], points[j]);
+                if (uses_point(NQ, j)) store(d + offset[i * kPoints + j], points[j]);
         }
     }
 }
 template <class T>
 using GradientTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
-template <class T, int R>
-static GradientTiles<T> find_gradient_tiles(int64_t q) {
-    return q == 4 ? gradient_tiles<T, R, 4> : q == 3 ? gradient_tiles<T, R, 3> : q == 2 ? gradient_tiles<T, R, 2> : gradient_tiles<T, R, 1>;
+template <class T, int Taps, int R, int Q = largest_tile(Taps)>
+static GradientTiles<T> find_gradient_tiles_of_row(int64_t q) {
+    if constexpr (Q > 1)
+        if (q < Q) return find_gradient_tiles_of_row<T, Taps, R, Q - 1>(q);
+    return gradient_tiles<T, Taps, R, Q>;
+}
+template <class T, int Taps, int R = largest_tile(Taps)>
+static GradientTiles<T> find_gradient_tiles(int64_t r, int64_t q) {
+    if constexpr (R > 1)
+        if (r < R) return find_gradient_tiles<T, Taps, R - 1>(r, q);
+    return find_gradient_tiles_of_row<T, Taps, R>(q);
 }
 template <class T>
-static GradientTiles<T> find_gradient_tiles(int64_t r, int64_t q) {
-    return r == 4   ? find_gradient_tiles<T, 4>(q)
-           : r == 3 ? find_gradient_tiles<T, 3>(q)
-           : r == 2 ? find_gradient_tiles<T, 2>(q)
-                    : find_gradient_tiles<T, 1>(q);
+static GradientTiles<T> find_gradient_tiles(int64_t taps, int64_t r, int64_t q) {
+    return taps == 4   ? find_gradient_tiles<T, 4>(r, q)
+           : taps == 3 ? find_gradient_tiles<T, 3>(r, q)
+                       : find_gradient_tiles<T, 2>(r, q);
 }
 
 // M[i][...] (+)= sum over tiles of d[tile][i] * v[tile][...]: 8 (or 4) filters x NV vectors of channels, `block` elements apart.
@@ -123,54 +132,64 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
         const TileClass& cls = b.classes[i];
         int64_t offset[kPoints * kPoints];
         for (int point = 0; point < kPoints * kPoints; point++)
-            offset[point] = cls.v_offset[point] - point * c.v_point + point * d_block + image * b.tiles_of_point[point] * L;
-        find_gradient_tiles<T>(cls.r, cls.q)(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d, offset);
+            offset[point] = cls.v_offset[point] + c.layout.place_of_point(point) * (d_block - c.v_point) + image * b.tiles_of_point[point] * L;
+        find_gradient_tiles<T>(c.y.taps, cls.r, cls.q)(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d,
+                                                       offset);
     }
 }
 
-// One dimension of A' M for a window of 3 over all six points.
-template <class T>
-FASTCV_INLINE void window_points(const Vec<T> (&m)[kPoints], Vec<T>* taps) {
-    constexpr double a = winograd_point(1), b = winograd_point(3);
-    const Vec<T> s = m[1] + m[2], t = m[3] + m[4];
-    taps[0] = m[0] + (s + t);
-    taps[1] = fma(splat(T(a)), m[1] - m[2], splat(T(b)) * (m[3] - m[4]));
-    taps[2] = fma(splat(T(a * a)), s, fma(splat(T(b * b)), t, m[5]));
-}
-
-// grad_weight of one filter and one vector of channels from its 36 points.
-template <class T>
-static void finish_gradient(const T* m, int64_t m_point, const Tensor& grad_weight, int64_t k, int64_t channel, int64_t channels) {
+// grad_weight of one filter, one vector of channels and one part of the window, Taps x Taps, from its points.
+template <class T, int Taps>
+static void finish_gradient(const WinogradCall<T>& c, const T* m, int64_t m_point, const Tensor& grad_weight, int64_t k, int64_t channel,
+                            int64_t channels, int64_t part) {
     constexpr int64_t L = kLanes<T>;
-    Vec<T> half[3][kPoints], window[9];
+    constexpr int N = largest_tile(Taps) + Taps - 1;
+    const WindowAxis &y = c.layout.window.y, &x = c.layout.window.x;
+    Vec<T> half[Taps][kPoints];
     FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
-        Vec<T> points[kPoints], taps[3];
-        FASTCV_UNROLL for (int i = 0; i < kPoints; i++) points[i] = load(m + (i * kPoints + j) * m_point);
-        window_points<T>(points, taps);
-        FASTCV_UNROLL for (int i = 0; i < 3; i++) half[i][j] = taps[i];
+        if (!uses_point(N, j)) continue;
+        Vec<T> points[kPoints], taps[Taps];
+        FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
+            if (uses_point(N, i)) points[i] = load(m + (rank_of_point(N, i) * N + rank_of_point(N, j)) * m_point);
+        output_points<T, N, Taps>(points, taps);
+        FASTCV_UNROLL for (int i = 0; i < Taps; i++) half[i][j] = taps[i];
     }
-    FASTCV_UNROLL for (int i = 0; i < 3; i++) window_points<T>(half[i], window + 3 * i);
-    T lanes[9][L];
-    FASTCV_UNROLL for (int t = 0; t < 9; t++) store(lanes[t], window[t]);
     const int64_t* stride = grad_weight.stride_bytes;
-    for (int64_t i = 0; i < channels; i++) {
-        char* to = grad_weight.data + k * stride[0] + (channel + i) * stride[1];
-        for (int t = 0; t < 9; t++) store_scalar(to + t / 3 * stride[2] + t % 3 * stride[3], lanes[t][i]);
+    FASTCV_UNROLL for (int i = 0; i < Taps; i++) {
+        Vec<T> taps[Taps];
+        output_points<T, N, Taps>(half[i], taps);
+        const int64_t row = y.tap(part / x.parts, i);
+        for (int j = 0; j < Taps; j++) {
+            const int64_t column = x.tap(part % x.parts, j);
+            if (row >= c.shape.R || column >= c.shape.S) continue;
+            T lanes[L];
+            store(lanes, taps[j]);
+            char* to = grad_weight.data + k * stride[0] + channel * stride[1] + row * stride[2] + column * stride[3];
+            for (int64_t lane = 0; lane < channels; lane++) store_scalar(to + lane * stride[1], lanes[lane]);
+        }
     }
+}
+template <class T>
+using FinishGradient = void (*)(const WinogradCall<T>&, const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t);
+template <class T>
+static FinishGradient<T> find_finish_gradient(int64_t taps) {
+    return taps == 4   ? finish_gradient<T, 4>
+           : taps == 3 ? finish_gradient<T, 3>
+                       : finish_gradient<T, 2>;
 }
 
 template <class T>
 static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     constexpr int64_t rows = kGradientRows < L ? kGradientRows : L;
-    WinogradCall<T> c(s, Interleave(s), 4);
+    WinogradCall<T> c(s, Interleave(s), WinogradWindow::largest_tile(s));
     c.input = input;
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
     const int64_t tile_bytes = c.layout.points * c.layout.channels * size;
     cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, 4 * kTransformedBytes / tile_bytes)));
     const int threads = threads_for(2 * multiply_adds(s));
-    const int64_t channel_blocks = c.layout.channels / L, points = c.layout.points;
+    const int64_t input_blocks = c.layout.part_channels / L, channel_blocks = c.layout.channels / L, points = c.layout.points;
     const int64_t filters = round_up(s.K / s.G, L), m_row = c.layout.channels;
     const int64_t chunk = smaller(filters, larger(L, kProductBytes / (points * m_row * size) / L * L));
     const int64_t m_point = chunk * m_row + 5 * L;
@@ -189,11 +208,13 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
     if (!scratch.data()) return Status::out_of_memory;
     char* own_area = scratch.data() + shared_areas * shared_bytes;
 
+    const FinishGradient<T> finish = find_finish_gradient<T>(c.y.taps);
     int not_finite = 0;
     parallel(threads, [&](Team team) {
         T* x = reinterpret_cast<T*>(own_area + team.id * own_bytes);
         T* z = x + c.x_elements;
         TileBlock b;
+        int64_t tiles_at[kPoints * kPoints];
         b.places = reinterpret_cast<TilePlace*>(own_area + (team.id + 1) * own_bytes - place_bytes);
         char* area = scratch.data() + (groups_apart ? team.id : 0) * shared_bytes;
         T* v = reinterpret_cast<T*>(area);
@@ -207,20 +228,22 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                 for (int64_t batch = 0; batch < c.batches(); batch++)
                     for (int64_t block = 0; block < c.blocks(); block++, first = false) {
                         list_tiles(c, batch, block, b);
-                        const int64_t jobs = channel_blocks + count / L;
+                        for (int i = 0; i < kPoints * kPoints; i++)
+                            if (c.layout.uses(i)) tiles_at[c.layout.place_of_point(i)] = b.images * b.tiles_of_point[i];
+                        const int64_t jobs = input_blocks + count / L;
                         for (int64_t job = share.begin(jobs); job < share.end(jobs); job++) {
                             for (int64_t image = 0; image < b.images; image++)
-                                if (job < channel_blocks)
+                                if (job < input_blocks)
                                     transform_input(c, b, image, g, job, x, v, &not_finite);
                                 else
-                                    transform_gradient(c, b, image, g, k0 + (job - channel_blocks) * L, d_point, z,
-                                                       d + (job - channel_blocks) * d_block_of_filters, &not_finite);
+                                    transform_gradient(c, b, image, g, k0 + (job - input_blocks) * L, d_point, z,
+                                                       d + (job - input_blocks) * d_block_of_filters, &not_finite);
                         }
                         share.wait_for_all();
                         const int64_t products = points * row_tiles;
                         for (int64_t item = share.begin(products); item < share.end(products); item++) {
                             const int64_t point = item / row_tiles, k = item % row_tiles * rows;
-                            const int64_t tiles = b.images * b.tiles_of_point[point];
+                            const int64_t tiles = tiles_at[point];
                             const T* from = d + point * d_point + k / L * d_block_of_filters + k % L;
                             for (int64_t cb = 0, wide; cb < channel_blocks; cb += wide) {
                                 const int64_t left = channel_blocks - cb;
@@ -235,10 +258,11 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
                     }
                 const int64_t used = smaller(count, s.K / s.G - k0);
                 for (int64_t k = share.begin(used); k < share.end(used); k++)
-                    for (int64_t cb = 0; cb < channel_blocks; cb++)
-                        finish_gradient(m + k * m_row + cb * L, m_point, grad_weight, g * (s.K / s.G) + k0 + k, cb * L,
-                                        smaller(L, s.C / s.G - cb * L));
-                share.wait_for_all();
+                    for (int64_t cb = 0; cb < channel_blocks; cb++) {
+                        const int64_t part = cb / input_blocks, channel = cb % input_blocks * L;
+                        finish(c, m + k * m_row + cb * L, m_point, grad_weight, g * (s.K / s.G) + k0 + k, channel,
+                               smaller(L, s.C / s.G - channel), part);
+                    }
             }
     });
     // A transform spreads NaN and infinity over taps that never met them: all over again, tap by tap.

@@ -88,6 +88,13 @@ struct WinogradWeights {
           panels(ceil_div(s.K / s.G, 2 * kLanes<T>)),
           panel_elements(points * channels * 2 * kLanes<T>) {}
     int64_t elements(const Conv2dShape& s) const { return s.G * panels * panel_elements; }
+    // Of point i * kPoints + j.
+    bool uses(int64_t point) const {
+        return uses_point(points_y, int(point / kPoints)) && uses_point(points_x, int(point % kPoints));
+    }
+    int64_t place_of_point(int64_t point) const {
+        return rank_of_point(points_y, int(point / kPoints)) * points_x + rank_of_point(points_x, int(point % kPoints));
+    }
 };
 
 // One dimension of G w for `width` filters side by side: w[tap] to n points, in the order of their ranks.
