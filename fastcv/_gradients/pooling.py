@@ -204,7 +204,7 @@ def _gather_arguments(grad_output: Any, indices: Any) -> Arguments:
 
 def _gather_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     grad_shape, indices_shape = map(tuple, shapes)
-    _checks.max_unpool2d_grad_shapes(_GATHER, grad_shape, indices_shape)
+    _checks.max_unpool2d_grad_shapes.__wrapped__(_GATHER, grad_shape, indices_shape)
     return indices_shape
 
 
