@@ -34,6 +34,7 @@ from fastcv import _core
 from fastcv._gradients import PLAIN, TABLE, Arrays, Op, Parameters
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 # Names among parameters, in the order of the codes that the handlers take.
 _CODES: dict[str, tuple[str | None, ...]] = {
     "activation": (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"),
@@ -165,6 +166,8 @@ def _check(op: Op, arrays: Arrays) -> Arrays:
         if name in op.integers:
             if not np.issubdtype(dtype, np.integer):
                 raise TypeError(f"{op.name}: {name}.dtype must be an integer type, got {dtype}")
+            if dtype not in _INDICES:
+                array = jnp.asarray(array, jax.dtypes.canonicalize_dtype(np.int64))
         elif not (name in op.masks and dtype == np.dtype(bool)):
             if dtype not in _FLOATS:
                 raise TypeError(f"{op.name}: {name}.dtype must be float32 or float64, got {dtype}")

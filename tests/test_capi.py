@@ -32,6 +32,8 @@ OK, BAD_ARRAY, BAD_SHAPE = STATUS["OK"], STATUS["BAD_ARRAY"], STATUS["BAD_SHAPE"
 BAD_PARAMETER, BAD_INDEX = STATUS["BAD_PARAMETER"], STATUS["BAD_INDEX"]
 BAD_COST, INFEASIBLE = STATUS["BAD_COST"], STATUS["INFEASIBLE"]
 
+ATTENTION = "scaled_dot_product_attention"
+
 each_dtype = pytest.mark.parametrize("dtype", (np.float32, np.float64))
 
 
@@ -241,6 +243,34 @@ def test_attention(c: ModuleType, dtype: type, kind: str) -> None:
 
 
 @each_dtype
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((3, 2), (4, 2), (4, 3)),
+        ((1, 2, 3, 2), (2, 1, 4, 2), (2, 4, 1)),
+        ((2, 3, 2), (4, 2), (4, 2)),
+    ],
+)
+def test_attention_broadcasts(c: ModuleType, dtype: type, shapes: Any) -> None:
+    rng = np.random.default_rng(9)
+    query, key, value = (uniform(rng, shape, dtype) for shape in shapes)
+    output, lse = fastcv.scaled_dot_product_attention(query, key, value, scale=1, return_lse=True)
+    parameters = ((-1, -1, 0, 0), (1.0, 0.0, 0.0))
+    got = [np.full_like(output, np.nan), np.full_like(lse, np.nan)]
+    arrays = (query, key, value, None, None, *got, None)
+    assert c.call(ATTENTION, arrays, *parameters)[0] == OK
+    assert same_bits(got[0], output) and same_bits(got[1], lse)
+    grad = uniform(rng, output.shape, dtype)
+    forward = (query, key, value, output, lse)
+    want = fastcv.scaled_dot_product_attention_grad(grad, *forward, scale=1)
+    got = [np.full(array.shape, np.nan, dtype) for array in want]
+    arrays = (grad, *forward, None, None, *got, None)
+    assert c.call(f"{ATTENTION}_grad", arrays, *parameters)[0] == OK
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@each_dtype
 @pytest.mark.parametrize("maximize", (0, 1))
 def test_assignment(c: ModuleType, dtype: type, maximize: int) -> None:
     rng = np.random.default_rng(6)
@@ -291,8 +321,6 @@ ATTEND = ((-1, -1, 0, 0), (1.0, 0.0, 0.0))
 X, W, Y = array(2, 3, 5, 5), array(4, 3, 3, 3), array(2, 4, 3, 3)
 Q, K, V, O = array(1, 2, 3, 4), array(1, 2, 5, 4), array(1, 2, 5, 6), array(1, 2, 3, 6)  # noqa: E741
 P, AT = array(2, 3, 2, 2), np.zeros((2, 3, 2, 2), np.int64)
-
-ATTENTION = "scaled_dot_product_attention"
 
 REFUSED: tuple[tuple[str, tuple[Any, ...], tuple[int, ...], tuple[float, ...], int], ...] = (
     ("conv2d", (None, W, None, Y), PLAIN, (), BAD_ARRAY),

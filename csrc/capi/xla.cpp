@@ -11,6 +11,7 @@
 // `numbers` the others; `absent` has a bit for each optional array that is not there.
 #include "xla.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "arrays.h"
@@ -188,6 +189,32 @@ int max_unpool2d_grad_input(const Frame& f) {
     return capi::max_unpool2d_grad_input(f.argument(0), f.argument(1), f.result(0));
 }
 
+// Attention: integers is_causal, whether there is a scale, enable_gqa (which the shapes tell), alignment, window, whether there is
+// a seed, the seed; numbers dropout, scale, softcap.
+bool attention_parameters(const Frame& f, const fastcv_array* query, fastcv_attention_parameters* p) {
+    const int64_t columns = query->shape[query->ndim - 1];
+    p->scale = f.integer(1) ? f.number(1) : columns ? 1 / sqrt(double(columns)) : 1;
+    p->softcap = f.number(2);
+    p->window[0] = f.integer(4), p->window[1] = f.integer(0) ? 0 : f.integer(5);
+    p->bottom_right = int(f.integer(3));
+    p->dropout_p = f.number(0);
+    p->seed = uint64_t(f.integer(7));
+    return f.integer(6) || p->dropout_p <= 0;  // dropout needs a seed
+}
+int attention(const Frame& f) {
+    fastcv_attention_parameters p;
+    if (!attention_parameters(f, f.argument(0), &p)) return FASTCV_BAD_PARAMETER;
+    return capi::attention(f.argument(0), f.argument(1), f.argument(2), f.argument(3), f.argument(4), f.result(0),
+                           f.integer(8) ? f.result(1) : nullptr, f.integer(9) ? f.result(2) : nullptr, &p);
+}
+int attention_grad(const Frame& f) {
+    fastcv_attention_parameters p;
+    if (!attention_parameters(f, f.argument(1), &p)) return FASTCV_BAD_PARAMETER;
+    return capi::attention_grad(f.argument(0), f.argument(1), f.argument(2), f.argument(3), f.argument(4), f.argument(5),
+                                f.argument(6), f.argument(7), f.result(0), f.result(1), f.result(2),
+                                f.integer(8) ? f.result(3) : nullptr, &p);
+}
+
 }  // namespace
 
 const Handler kHandlers[] = {
@@ -203,6 +230,8 @@ const Handler kHandlers[] = {
     {"max_pool2d_grad_input", handler<max_pool2d_grad_input, 1, 0, 0>},
     {"max_unpool2d", handler<max_unpool2d, 1, 6, 0>},
     {"max_unpool2d_grad_input", handler<max_unpool2d_grad_input, 1, 0, 0>},
+    {"scaled_dot_product_attention", handler<attention, 3, 10, 3>},
+    {"scaled_dot_product_attention_grad", handler<attention_grad, 4, 9, 3>},
     {nullptr, nullptr},
 };
 

@@ -135,17 +135,17 @@ typedef struct fastcv_api {
     int (*gram_matrix_grad_input)(const fastcv_array *grad_output, const fastcv_array *input, const fastcv_array *grad_input,
                                   double scale);
 
-    /* query (..., Hq, L, E), key (..., Hkv, S, E), value (..., Hkv, S, Ev); axes in front of the heads, at most 8, broadcast, and
-     * Hq is a multiple of Hkv. mask, of query's dtype or BOOL, broadcasts to (..., Hq, L, S). kv_lengths (INT64, contiguous) has
-     * a number for each of the axes in front of the heads. output (..., Hq, L, Ev), lse (..., Hq, L) and weights (..., Hq, L, S)
-     * are C-contiguous. */
+    /* query (..., Hq, L, E), key (..., Hkv, S, E), value (..., Hkv, S, Ev); axes in front of the heads, at most 8, broadcast, as
+     * do heads of size 1, or none; otherwise Hq is a multiple of Hkv. mask, of query's dtype or BOOL, broadcasts to
+     * (..., Hq, L, S). kv_lengths (INT32 or INT64, contiguous) has a number for each of the axes in front of the heads.
+     * output (..., Hq, L, Ev), lse (..., Hq, L) and weights (..., Hq, L, S) are C-contiguous; they have no heads where none of the
+     * three inputs has an axis for them. */
     int (*scaled_dot_product_attention)(const fastcv_array *query, const fastcv_array *key, const fastcv_array *value,
                                         const fastcv_array *mask /* or NULL */, const fastcv_array *kv_lengths /* or NULL */,
                                         const fastcv_array *output, const fastcv_array *lse /* or NULL */,
                                         const fastcv_array *weights /* or NULL */,
                                         const fastcv_attention_parameters *parameters);
-    /* Gradients are C-contiguous, in the shapes of query, key and value with all axes in front of the heads; grad_mask is in
-     * the mask's shape, which is then a floating one. */
+    /* Gradients are C-contiguous, in the shapes of query, key, value and the mask, which is then a floating one. */
     int (*scaled_dot_product_attention_grad)(const fastcv_array *grad_output, const fastcv_array *query,
                                              const fastcv_array *key, const fastcv_array *value, const fastcv_array *output,
                                              const fastcv_array *lse, const fastcv_array *mask /* or NULL */,
