@@ -8,47 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases.detr_match import problem, published
 from layouts import LAYOUTS
 
 import fastcv
 from fastcv import detr_match, reference
 
 optimize = pytest.importorskip("scipy.optimize")
-
-
-def problem(
-    images: int,
-    queries: int,
-    classes: int,
-    objects: int,
-    dtype: Any = np.float32,
-    *,
-    trained: bool = False,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Predictions and objects; trained ones have found most objects."""
-    rng = np.random.default_rng(seed)
-
-    def boxes(*shape: int) -> np.ndarray:
-        return np.concatenate(
-            [rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.02, 0.4, (*shape, 2))], axis=-1
-        ).astype(dtype)
-
-    logits = rng.standard_normal((images, queries, classes)).astype(dtype)
-    predicted = boxes(images, queries)
-    counts = rng.integers(0, objects + 1, images)
-    labels = [rng.integers(0, classes - 1, count) for count in counts]
-    targets = [boxes(count) for count in counts]
-    if trained:
-        logits[..., -1] += 6
-        for image, count in enumerate(counts):
-            found = rng.permutation(queries)[:count]
-            used = min(count, queries)
-            logits[image, found, labels[image][:used]] += 9
-            predicted[image, found] = targets[image][:used] + 0.01 * rng.standard_normal(
-                (used, 4)
-            ).astype(dtype)
-    return logits, predicted, labels, targets
 
 
 def total(cost: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> float:
@@ -86,41 +52,20 @@ def test_against_the_reference(
     assert summed.dtype == np.float64
 
 
-def published(torch: Any, arrays: Any, weights: tuple[float, float, float]) -> list[Any]:
-    """DETR's own matcher: one matrix for all pairs of the batch."""
-    logits, boxes, labels, targets = arrays
-    images, queries = logits.shape[:2]
-    prob = torch.from_numpy(logits).flatten(0, 1).softmax(-1)
-    box = torch.from_numpy(boxes).flatten(0, 1)
-    ids = torch.from_numpy(np.concatenate(labels))
-    target = torch.from_numpy(np.concatenate(targets))
-
-    def corners(b: Any) -> Any:
-        return torch.cat([b[:, :2] - 0.5 * b[:, 2:], b[:, :2] + 0.5 * b[:, 2:]], dim=1)
-
-    a, b = corners(box), corners(target)
-    area = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
-    inner = (torch.min(a[:, None, 2:], b[:, 2:]) - torch.max(a[:, None, :2], b[:, :2])).clamp(min=0)
-    inter = inner[..., 0] * inner[..., 1]
-    union = area[0][:, None] + area[1] - inter
-    outer = torch.max(a[:, None, 2:], b[:, 2:]) - torch.min(a[:, None, :2], b[:, :2])
-    hull = outer[..., 0] * outer[..., 1]
-    giou = inter / union - (hull - union) / hull
-    by_class, by_box, by_giou = weights
-    cost = by_box * torch.cdist(box, target, p=1) - by_class * prob[:, ids] - by_giou * giou
-    cost = cost.view(images, queries, -1)
-    parts = cost.split([len(label) for label in labels], -1)
-    return [optimize.linear_sum_assignment(part[i]) for i, part in enumerate(parts)]
-
-
+@pytest.mark.parametrize("class_cost", ["softmax", "focal"])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("sizes", [(16, 100, 92, 20), (4, 900, 92, 30), (3, 10, 5, 25)], ids=str)
-def test_the_published_matcher_agrees(sizes: tuple[int, int, int, int], trained: bool) -> None:
+def test_the_published_matcher_agrees(
+    sizes: tuple[int, int, int, int], trained: bool, class_cost: Any
+) -> None:
     torch = pytest.importorskip("torch")
     for seed in range(3):
-        arrays = problem(*sizes, trained=trained, seed=seed)
-        want = published(torch, arrays, (1.0, 5.0, 2.0))
-        for got, right in zip(detr_match(*arrays), want, strict=True):
+        logits, boxes, labels, targets = problem(*sizes, trained=trained, seed=seed)
+        tensors = [torch.from_numpy(logits), torch.from_numpy(boxes)]
+        tensors += [[torch.from_numpy(array) for array in arrays] for arrays in (labels, targets)]
+        want = published(torch, tensors, (1.0, 5.0, 2.0), class_cost)
+        matches = detr_match(logits, boxes, labels, targets, class_cost=class_cost)
+        for got, right in zip(matches, want, strict=True):
             np.testing.assert_array_equal(got[0], right[0])
             np.testing.assert_array_equal(got[1], right[1])
 

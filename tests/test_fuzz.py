@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fuzz_conv2d
 import fuzz_conv_transpose2d
+import fuzz_detr_match
 import fuzz_gram_matrix
 import fuzz_linear_sum_assignment
 import fuzz_max_pool2d
@@ -59,6 +60,12 @@ def test_examples_of_poolings_cover_the_parameters() -> None:
     assert {example.case.ceil_mode for example in examples} == {False, True}
     layouts = {layout for example in examples for layout in example.layouts}
     assert layouts == set(fuzz_max_pool2d.LAYOUTS)
+
+
+@pytest.mark.parametrize("first", range(0, 600, CHUNK))
+def test_detr_match(first: int) -> None:
+    draw, check = fuzz_detr_match.draw, fuzz_detr_match.check
+    assert fuzzing.run(draw, check, first=first, examples=CHUNK) == CHUNK
 
 
 def test_examples_cover_the_parameters() -> None:

@@ -74,7 +74,7 @@ class Case:
 
 
 def _cases() -> tuple[Case, ...]:
-    flat, square = ((12, 100), (20, 300), (60, 900)), (128, 400, 1200, 2500)
+    flat, square = ((10, 100), (12, 100), (20, 300), (60, 900)), (128, 400, 1200, 2500)
     shapes = (*flat, *((size, size) for size in square))
     single = [
         Case(f"{kind} {n}x{m}", kind, (n, m), tags=frozenset({"single", kind}))
@@ -84,21 +84,27 @@ def _cases() -> tuple[Case, ...]:
     hard = [
         Case(f"{kind} {size}x{size}", kind, (size, size), tags=frozenset({"hard", kind}))
         for kind in ("products", "clustered", "decades")
-        for size in (100, 400, 1000)
+        for size in (100, 400, 1000, 1700)
     ]
-    tall = [Case("tall 900x60", "uniform", (900, 60), tags=frozenset({"hard", "tall"}))]
+    tall = [
+        Case(f"{kind} {n}x{m}", kind, (n, m), tags=frozenset({"hard", "tall"}))
+        for kind in ("uniform", "geometric")
+        for n, m in ((900, 60), (2500, 400))
+    ]
     batches = [
-        Case(f"{count} x {n}x{m}", "uniform", (n, m), count, tags=frozenset({"batch"}))
+        Case(f"{kind} {count} x {n}x{m}", kind, (n, m), count, tags=frozenset({"batch", kind}))
+        for kind in ("uniform", "geometric", "integer")
         for count, n, m in ((16, 20, 100), (64, 100, 100), (8, 300, 300), (96, 30, 300))
     ]
     limits = [
         Case(
-            f"limit {n}x{m}",
-            "uniform",
+            f"limit {kind} {n}x{m}",
+            kind,
             (n, m),
             share_below_limit=2 / n,
-            tags=frozenset({"limit"}),
+            tags=frozenset({"limit", kind}),
         )
+        for kind in ("uniform", "geometric", "clustered")
         for n, m in ((550, 500), (2000, 2500))
     ]
     return (*single, *hard, *tall, *batches, *limits)
