@@ -151,6 +151,18 @@ static void add_to_mask(char* to, int64_t column_bytes, const T* slope, int64_t 
     }
 }
 
+// Until all that adds to the mask's gradient before this chunk of a head's block has done so.
+template <class T>
+static void wait_to_add_to_mask(const AttentionGradCall<T>& c, int64_t head, int64_t block, int64_t chunk) {
+    if (!c.a.grad_mask) return;
+    // Elements that a later row, key or query head adds to again are shared with all of the item before.
+    const HeadTensor& mask = *c.a.grad_mask;
+    const bool whole = c.s.G > 1 || (mask.stride_bytes[1] == 0 && c.s.L > 1), along_keys = mask.stride_bytes[2] == 0;
+    const int64_t wanted = whole ? c.chunks : chunk + 1, before = head_before(c.s, mask, head);
+    if (along_keys && block > 0) wait_for(c.done + head * c.blocks + block - 1, wanted);
+    else if (before >= 0) wait_for(c.done + before * c.blocks + (along_keys ? c.blocks - 1 : block), wanted);
+}
+
 // Rows begin .. end - 1 of query head `group` against a block of keys.
 template <class T>
 static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, MaskRows<T>& mask, int64_t n,
@@ -174,7 +186,12 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
         first = smaller(first, seen[i].first);
         last = larger(last, seen[i].last);
     }
-    if (first >= last) return;
+    if (first >= last) {
+        // Who waits for this item relies on those before it as well.
+        wait_to_add_to_mask(c, n * s.H + head, block, chunk);
+        if (block > 0) wait_for(c.done + item - 1, chunk + 1);
+        return;
+    }
     first = key + (first - key) / L * L;
     const int64_t depth = last - first, width = round_up(depth, L), offset = first - key;
 
@@ -191,15 +208,7 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
                 nullptr);
     multiply<T>(rows, width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes, c.pitch,
                 nullptr);
-    if (a.grad_mask) {
-        // Elements that a later row, key or query head adds to again are shared with all of the item before.
-        const bool whole = s.G > 1 || (a.grad_mask->stride_bytes[1] == 0 && s.L > 1);
-        const bool along_keys = a.grad_mask->stride_bytes[2] == 0;
-        const int64_t wanted = whole ? c.chunks : chunk + 1;
-        const int64_t before = head_before(s, *a.grad_mask, n * s.H + head);
-        if (along_keys && block > 0) wait_for(c.done + item - 1, wanted);
-        else if (before >= 0) wait_for(c.done + before * c.blocks + (along_keys ? c.blocks - 1 : block), wanted);
-    }
+    wait_to_add_to_mask(c, n * s.H + head, block, chunk);
     for (int64_t i = 0; i < rows; i++) {
         T *weight = m.weights + i * c.pitch, *slope = m.slopes + i * c.pitch;
         const T* bias = mask.any() ? mask.row(query_row(s, a.mask, n, head, row + i), first, depth) : nullptr;
