@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -483,6 +484,16 @@ def test_lenet_trains_like_jaxs() -> None:
     got, want = train(lenet(fj)), train(lenet(Jaxs))
     assert want[-1] < want[0]
     np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+# The binary interface
+
+
+def test_declarations_agree_with_the_header_of_jax() -> None:
+    source = Path(__file__).parent / "xla_ffi.cpp"
+    command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{jax.ffi.include_dir()}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # The page, and missing JAX

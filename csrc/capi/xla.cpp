@@ -1,7 +1,7 @@
 // Handlers of XLA's foreign function interface: buffers and attributes to the C interface's arrays and parameters.
 //
-// They are written against the C header of the oldest interface that fastcv.jax supports (0.1, of jaxlib 0.6.1), which newer
-// runtimes accept; a handler that claims a newer one registers, and then fails at the call. Nothing here needs JAX to be installed.
+// They are written against the oldest interface that fastcv.jax supports (0.1, of jaxlib 0.6.1), which newer runtimes accept; a
+// handler that claims a newer one registers, and then fails at the call.
 //
 // A handler runs on a thread of XLA's pool. It waits for nothing but the kernel, whose threads are OpenMP's, takes no lock that
 // Python holds, and so cannot be part of a deadlock with that pool.
@@ -24,26 +24,26 @@ constexpr int kMaxArrays = 16;
 // A call's arrays, those that are absent as null, and its parameters.
 class Frame {
 public:
-    explicit Frame(XLA_FFI_CallFrame* frame) : frame_(frame) {
-        for (int64_t i = 0; i < frame->attrs.size; i++) {
-            const XLA_FFI_ByteSpan* name = frame->attrs.names[i];
-            if (is(name, "integers")) integers_ = values<int64_t>(i, XLA_FFI_DataType_S64, &integer_count_);
-            if (is(name, "numbers")) numbers_ = values<double>(i, XLA_FFI_DataType_F64, &number_count_);
-            if (is(name, "absent")) absent_ = values<int64_t>(i, XLA_FFI_DataType_S64, &absent_count_);
+    explicit Frame(const CallFrame* frame) : frame_(frame) {
+        for (int64_t i = 0; i < frame->attributes.count; i++) {
+            const Text* name = frame->attributes.names[i];
+            if (is(name, "integers")) integers_ = values<int64_t>(i, DataType::int64, &integer_count_);
+            if (is(name, "numbers")) numbers_ = values<double>(i, DataType::float64, &number_count_);
+            if (is(name, "absent")) absent_ = values<int64_t>(i, DataType::int64, &absent_count_);
         }
         int count = 0;
         int64_t present = 0;
-        valid_ = absent_ && absent_count_ == 1 && frame->args.size + frame->rets.size <= kMaxArrays;
-        for (; valid_ && present < frame->args.size; count++) {
+        valid_ = absent_ && absent_count_ == 1 && frame->arguments.count + frame->results.count <= kMaxArrays;
+        for (; valid_ && present < frame->arguments.count; count++) {
             if (count == kMaxArrays) valid_ = false;
             else if (*absent_ >> count & 1) arrays_[count] = nullptr;
-            else valid_ = set(count, frame->args.types[present] == XLA_FFI_ArgType_BUFFER, frame->args.args[present]), present++;
+            else valid_ = set(count, frame->arguments.types[present] == ArgumentType::buffer, frame->arguments.values[present]), present++;
         }
-        for (int64_t i = 0; valid_ && i < frame->rets.size; i++)
-            valid_ = set(int(kMaxArrays + i), frame->rets.types[i] == XLA_FFI_RetType_BUFFER, frame->rets.rets[i]);
+        for (int64_t i = 0; valid_ && i < frame->results.count; i++)
+            valid_ = set(int(kMaxArrays + i), frame->results.types[i] == ResultType::buffer, frame->results.values[i]);
     }
     bool valid(int64_t results, int64_t integers, int64_t numbers) const {
-        return valid_ && frame_->rets.size == results && integer_count_ == integers && number_count_ == numbers;
+        return valid_ && frame_->results.count == results && integer_count_ == integers && number_count_ == numbers;
     }
     const fastcv_array* argument(int i) const { return arrays_[i]; }
     const fastcv_array* result(int i) const { return arrays_[kMaxArrays + i]; }
@@ -51,7 +51,7 @@ public:
     double number(int i) const { return numbers_[i]; }
 
 private:
-    XLA_FFI_CallFrame* frame_;
+    const CallFrame* frame_;
     const int64_t *integers_ = nullptr, *absent_ = nullptr;
     const double* numbers_ = nullptr;
     int64_t integer_count_ = 0, number_count_ = 0, absent_count_ = 0;
@@ -59,61 +59,58 @@ private:
     fastcv_array storage_[2 * kMaxArrays];
     const fastcv_array* arrays_[2 * kMaxArrays] = {};
 
-    static bool is(const XLA_FFI_ByteSpan* name, const char* text) {
-        return name->len == strlen(text) && memcmp(name->ptr, text, name->len) == 0;
+    static bool is(const Text* name, const char* text) {
+        return name->length == strlen(text) && memcmp(name->characters, text, name->length) == 0;
     }
     template <class T>
-    const T* values(int64_t i, XLA_FFI_DataType dtype, int64_t* count) const {
-        if (frame_->attrs.types[i] != XLA_FFI_AttrType_ARRAY) return nullptr;
-        const auto* array = static_cast<const XLA_FFI_Array*>(frame_->attrs.attrs[i]);
+    const T* values(int64_t i, DataType dtype, int64_t* count) const {
+        if (frame_->attributes.types[i] != AttributeType::array) return nullptr;
+        const auto* array = static_cast<const Values*>(frame_->attributes.values[i]);
         if (array->dtype != dtype) return nullptr;
-        *count = int64_t(array->size);
+        *count = int64_t(array->count);
         return static_cast<const T*>(array->data);
     }
     bool set(int at, bool is_buffer, void* given) {
         if (!is_buffer) return false;
-        const auto* buffer = static_cast<const XLA_FFI_Buffer*>(given);
+        const auto* buffer = static_cast<const Buffer*>(given);
         int dtype;
         switch (buffer->dtype) {
-            case XLA_FFI_DataType_F32: dtype = FASTCV_FLOAT32; break;
-            case XLA_FFI_DataType_F64: dtype = FASTCV_FLOAT64; break;
-            case XLA_FFI_DataType_S32: dtype = FASTCV_INT32; break;
-            case XLA_FFI_DataType_S64: dtype = FASTCV_INT64; break;
-            case XLA_FFI_DataType_PRED: dtype = FASTCV_BOOL; break;
+            case DataType::float32: dtype = FASTCV_FLOAT32; break;
+            case DataType::float64: dtype = FASTCV_FLOAT64; break;
+            case DataType::int32: dtype = FASTCV_INT32; break;
+            case DataType::int64: dtype = FASTCV_INT64; break;
+            case DataType::boolean: dtype = FASTCV_BOOL; break;
             default: return false;
         }
-        storage_[at] = {buffer->data, buffer->dims, nullptr, int(buffer->rank), dtype};
+        storage_[at] = {buffer->data, buffer->shape, nullptr, int(buffer->rank), dtype};
         arrays_[at] = &storage_[at];
         return true;
     }
 };
 
-XLA_FFI_Error* error(XLA_FFI_CallFrame* frame, XLA_FFI_Error_Code code, const char* text) {
-    XLA_FFI_Error_Create_Args args{};
-    args.struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE;
-    args.message = text;
-    args.errc = code;
-    return frame->api->XLA_FFI_Error_Create(&args);
+Error* error(const CallFrame* frame, ErrorCode code, const char* text) {
+    ErrorArguments arguments{offsetof(ErrorArguments, code) + sizeof(ErrorCode), nullptr, text, code};
+    return frame->api->create_error(&arguments);
 }
 
 // What XLA calls. `run` takes a Frame with so many results, integers and numbers.
 template <int (*run)(const Frame&), int results, int integers, int numbers>
-XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
-    XLA_FFI_Extension_Base* const extension = frame->extension_start;
-    if (extension && extension->type == XLA_FFI_Extension_Metadata) {
-        XLA_FFI_Metadata* const metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(extension)->metadata;
-        metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-        metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+Error* handler(CallFrame* frame) {
+    Extension* const extension = frame->extensions;
+    if (extension && extension->type == ExtensionType::metadata) {
+        Version& version = reinterpret_cast<MetadataExtension*>(extension)->metadata->version;
+        version.major = kMajorVersion;
+        version.minor = kMinorVersion;
         return nullptr;
     }
     const Frame call(frame);
     if (!call.valid(results, integers, numbers))
-        return error(frame, XLA_FFI_Error_Code_INTERNAL, "fastcv: the call does not have the form that this build expects");
+        return error(frame, ErrorCode::internal, "fastcv: the call does not have the form that this build expects");
     const int status = run(call);
     if (status == FASTCV_OK) return nullptr;
-    const XLA_FFI_Error_Code code = status == FASTCV_OUT_OF_MEMORY ? XLA_FFI_Error_Code_RESOURCE_EXHAUSTED
-                                    : status == FASTCV_BAD_INDEX   ? XLA_FFI_Error_Code_OUT_OF_RANGE
-                                                                   : XLA_FFI_Error_Code_INVALID_ARGUMENT;
+    const ErrorCode code = status == FASTCV_OUT_OF_MEMORY ? ErrorCode::resource_exhausted
+                           : status == FASTCV_BAD_INDEX   ? ErrorCode::out_of_range
+                                                          : ErrorCode::invalid_argument;
     return error(frame, code, capi::table().status_text(status));
 }
 
