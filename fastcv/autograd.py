@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError("fastcv.autograd needs autograd: pip install autograd") from error
 
-from fastcv._gradients import PLAIN, TABLE, Arrays, Op
+from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Op
 
 _PRIMITIVES: dict[str, Callable[..., Any]] = {}
 
@@ -48,7 +48,7 @@ def _primitive(op: Op) -> Callable[..., Any]:
         def backward(grad: Any) -> Arrays:
             grads = tuple((grad[i] if several else grad) if used[i] else None for i in places)
             found = op.gradients(
-                _PRIMITIVES, autograd.numpy, needed, grads, arrays, saved, parameters
+                Backward(_PRIMITIVES, autograd.numpy, needed, grads, arrays, saved, parameters)
             )
             return tuple(
                 autograd.numpy.zeros_like(arrays[i]) if found[i] is None else found[i]

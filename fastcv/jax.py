@@ -31,7 +31,7 @@ except ImportError as error:
     raise ImportError("fastcv.jax needs JAX: pip install jax") from error
 
 from fastcv import _core
-from fastcv._gradients import PLAIN, TABLE, Arrays, Op, Parameters
+from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Op, Parameters
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
@@ -245,9 +245,8 @@ def _function_of_arrays(
         return _run(op, whole(arrays), parameters)
 
     def batched(size: int, flags: Sequence[bool], *arrays: Any) -> tuple[Any, Any]:
-        found = op.batched(
-            _CALLS, jnp, size, whole(arrays), whole(flags, otherwise=False), parameters
-        )
+        every, with_axis = whole(arrays), whole(flags, otherwise=False)
+        found = op.batched(Batch(_CALLS, jnp, size, every, with_axis, parameters))
         return (tuple(found), (True,) * len(found)) if several else (found, True)
 
     def forward(*inputs: Any) -> tuple[Any, Any]:
@@ -277,7 +276,8 @@ def _function_of_arrays(
         )
         if all(grad is None for grad in used):
             return (None,) * len(places)
-        found = op.gradients(_CALLS, jnp, needed.flags, used, whole(arrays), saved, parameters)
+        call = Backward(_CALLS, jnp, needed.flags, used, whole(arrays), saved, parameters)
+        found = op.gradients(call)
         return tuple(found[place] for place in places)
 
     together = custom_vmap(run)

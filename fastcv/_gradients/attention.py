@@ -24,7 +24,17 @@ import numpy as np
 
 import fastcv
 from fastcv import _checks
-from fastcv._gradients.op import Arguments, Arrays, Functions, Kind, Op, Parameters, Result, Shape
+from fastcv._gradients.op import (
+    Arguments,
+    Arrays,
+    Backward,
+    Batch,
+    Kind,
+    Op,
+    Parameters,
+    Result,
+    Shape,
+)
 
 _FORWARD = "scaled_dot_product_attention"
 _GRADIENT = "scaled_dot_product_attention_grad"
@@ -212,16 +222,9 @@ class _Matrices(NamedTuple):
 
 
 def _matrices(
-    ops: Functions,
-    namespace: ModuleType,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any,
-    kv_lengths: Any,
-    lse: Any,
-    parameters: Parameters,
+    call: Backward, query: Any, key: Any, value: Any, attn_mask: Any, kv_lengths: Any, lse: Any
 ) -> _Matrices:
+    ops, namespace, parameters = call.ops, call.namespace, call.parameters
     geometry = _geometry(_FORWARD, (query.shape, key.shape, value.shape), parameters[_GQA])
     scale = parameters[_SCALE]
     if scale is None:
@@ -303,27 +306,19 @@ def _row_sums(array: Any) -> Any:
 # Gradients
 
 
-def _gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    query, key, value, attn_mask, kv_lengths = arrays
-    output, lse, _ = results
-    by_output = grads[0]
+def _gradients(call: Backward) -> Arrays:
+    query, key, value, attn_mask, kv_lengths = call.arrays
+    output, lse, _ = call.results
+    by_output = call.grads[0]
     by_lse, by_weights = (
         grad if is_there else None
-        for grad, is_there in zip(grads[1:], parameters[_COUNT:], strict=True)
+        for grad, is_there in zip(call.grads[1:], call.parameters[_COUNT:], strict=True)
     )
     if by_lse is None and by_weights is None:
         if by_output is None:
             return (None,) * 5
-        need_mask = needed[3]
-        found = ops[_GRADIENT](
+        need_mask = call.needed[3]
+        found = call.ops[_GRADIENT](
             by_output,
             query,
             key,
@@ -332,15 +327,15 @@ def _gradients(
             lse,
             attn_mask,
             kv_lengths,
-            *parameters[:_COUNT],
+            *call.parameters[:_COUNT],
             need_mask,
         )
-        four = tuple(found[i] if needed[i] else None for i in range(4))
+        four = tuple(found[i] if call.needed[i] else None for i in range(4))
         return (*four, None)
-    m = _matrices(ops, namespace, query, key, value, attn_mask, kv_lengths, lse, parameters)
-    geometry = _geometry(_FORWARD, (query.shape, key.shape, value.shape), parameters[_GQA])
+    m = _matrices(call, query, key, value, attn_mask, kv_lengths, lse)
+    geometry = _geometry(_FORWARD, (query.shape, key.shape, value.shape), call.parameters[_GQA])
     by_value = None
-    by_kept = namespace.zeros_like(m.weights)
+    by_kept = call.namespace.zeros_like(m.weights)
     if by_output is not None:
         by_output = _full(by_output, geometry)
         by_value = _summed(_transposed(m.dropped * m.weights) @ by_output, value.shape)
@@ -354,31 +349,26 @@ def _gradients(
     by_masked = m.weights * change
     by_score = m.scale * m.through_cap(by_masked)
     return (
-        _summed(by_score @ m.key, query.shape) if needed[0] else None,
-        _summed(_transposed(by_score) @ m.query, key.shape) if needed[1] else None,
-        by_value if needed[2] else None,
-        _summed(by_masked, attn_mask.shape) if needed[3] else None,
+        _summed(by_score @ m.key, query.shape) if call.needed[0] else None,
+        _summed(_transposed(by_score) @ m.query, key.shape) if call.needed[1] else None,
+        by_value if call.needed[2] else None,
+        _summed(by_masked, attn_mask.shape) if call.needed[3] else None,
         None,
     )
 
 
-def _second(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
+def _second(call: Backward) -> Arrays:
     """Differentiate the gradient; `output` and `lse` count as functions of the other inputs."""
-    grad_output, query, key, value, _, lse, attn_mask, kv_lengths = arrays
-    flat = parameters[:_COUNT]
-    m = _matrices(ops, namespace, query, key, value, attn_mask, kv_lengths, lse, flat)
+    grad_output, query, key, value, _, lse, attn_mask, kv_lengths = call.arrays
+    flat = call.parameters[:_COUNT]
+    m = _matrices(call, query, key, value, attn_mask, kv_lengths, lse)
     geometry = _geometry(_FORWARD, (query.shape, key.shape, value.shape), flat[_GQA])
-    a, b, c = (None if grad is None else _repeated(namespace, grad, geometry) for grad in grads[:3])
+    a, b, c = (
+        None if grad is None else _repeated(call.namespace, grad, geometry)
+        for grad in call.grads[:3]
+    )
     by_output = _full(grad_output, geometry)
-    nothing = namespace.zeros_like(m.weights)
+    nothing = call.namespace.zeros_like(m.weights)
 
     by_kept = by_output @ _transposed(m.value)
     by_weight = m.dropped * by_kept  # dP
@@ -391,8 +381,8 @@ def _second(
     if b is not None:
         x = x + m.scale * (m.query @ _transposed(b))
     y = m.through_cap(x)
-    if grads[3] is not None and parameters[_COUNT]:
-        y = y + _full(grads[3], geometry)
+    if call.grads[3] is not None and call.parameters[_COUNT]:
+        y = y + _full(call.grads[3], geometry)
     centred = y - _row_sums(m.weights * y)
 
     r = m.dropped * m.weights * centred
@@ -415,13 +405,13 @@ def _second(
     if a is not None:
         for_key = for_key + _transposed(by_x) @ a
     return (
-        _summed(for_output, grad_output.shape) if needed[0] else None,
-        _summed(for_query, query.shape) if needed[1] else None,
-        _summed(for_key, key.shape) if needed[2] else None,
-        _summed(for_value, value.shape) if needed[3] else None,
+        _summed(for_output, grad_output.shape) if call.needed[0] else None,
+        _summed(for_query, query.shape) if call.needed[1] else None,
+        _summed(for_key, key.shape) if call.needed[2] else None,
+        _summed(for_value, value.shape) if call.needed[3] else None,
         None,
         None,
-        _summed(for_masked, attn_mask.shape) if needed[6] else None,
+        _summed(for_masked, attn_mask.shape) if call.needed[6] else None,
         None,
     )
 
@@ -429,100 +419,73 @@ def _second(
 # A batch of calls is a further axis before the heads
 
 
-def _in_front(
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    axes: Sequence[int],
-    geometry: _checks.AttentionGeometry,
-) -> list[Any]:
+def _in_front(batch: Batch, axes: Sequence[int], geometry: _checks.AttentionGeometry) -> list[Any]:
     """Give every array the batch's axis, and behind it as many axes as the largest has.
 
     `axes` says how many an array has from the heads on, 0 for one without heads.
     """
     placed: list[Any] = []
-    for array, has_it, count in zip(arrays, flags, axes, strict=True):
+    for place, count in enumerate(axes):
+        array = batch.whole(place)
         if array is None:
             placed.append(None)
             continue
-        if not has_it:
-            array = namespace.broadcast_to(array, (size, *array.shape))
         own = array.shape[1:]
         if count == 0 and not geometry.batch:
             own = ()
         ones = (1,) * (len(geometry.batch) + count - len(own))
-        placed.append(array.reshape((size, *ones, *own)))
+        placed.append(array.reshape((batch.size, *ones, *own)))
     return placed
 
 
-def _call_shapes(arrays: Arrays, flags: Sequence[bool]) -> tuple[Any, ...]:
+def _call_shapes(batch: Batch) -> tuple[Any, ...]:
     """Shapes without the batch's axis."""
     return tuple(
         None if array is None else array.shape[has_it:]
-        for array, has_it in zip(arrays, flags, strict=True)
+        for array, has_it in zip(batch.arrays, batch.flags, strict=True)
     )
 
 
-def _apart(
-    namespace: ModuleType, size: int, results: Arrays, shapes: Sequence[Shape], there: Sequence[Any]
-) -> Arrays:
+def _apart(batch: Batch, results: Arrays, shapes: Sequence[Shape], there: Sequence[Any]) -> Arrays:
     return tuple(
-        result.reshape((size, *shape)) if is_there else namespace.broadcast_to(result, (size, 0))
+        result.reshape((batch.size, *shape))
+        if is_there
+        else batch.namespace.broadcast_to(result, (batch.size, 0))
         for result, shape, is_there in zip(results, shapes, there, strict=True)
     )
 
 
-def _one_by_one(
-    op: Callable[..., Any],
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Arrays:
+def _one_by_one(op: Callable[..., Any], batch: Batch) -> Arrays:
     """Make every call by itself: what dropout drops depends on a sample's place in its batch."""
     calls = [
-        op(*(a[i] if has_it else a for a, has_it in zip(arrays, flags, strict=True)), *parameters)
-        for i in range(size)
+        op(
+            *(a[i] if has_it else a for a, has_it in zip(batch.arrays, batch.flags, strict=True)),
+            *batch.parameters,
+        )
+        for i in range(batch.size)
     ]
-    return tuple(namespace.stack(results) for results in zip(*calls, strict=True))
+    return tuple(batch.namespace.stack(results) for results in zip(*calls, strict=True))
 
 
-def _batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
+def _batched(batch: Batch) -> Any:
+    run, parameters = batch.ops[_FORWARD], batch.parameters
     if parameters[_DROPOUT]:
-        return _one_by_one(ops[_FORWARD], namespace, size, arrays, flags, parameters)
-    shapes = _call_shapes(arrays, flags)
+        return _one_by_one(run, batch)
+    shapes = _call_shapes(batch)
     geometry = _geometry(_FORWARD, shapes[:3], parameters[_GQA])
-    placed = _in_front(namespace, size, arrays, flags, (3, 3, 3, 3, 0), geometry)
-    results = ops[_FORWARD](*placed, *parameters)
-    there = (True, *parameters[_COUNT:])
-    return _apart(namespace, size, results, _shape(shapes, parameters), there)
+    results = run(*_in_front(batch, (3, 3, 3, 3, 0), geometry), *parameters)
+    return _apart(batch, results, _shape(shapes, parameters), (True, *parameters[_COUNT:]))
 
 
-def _grad_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
+def _grad_batched(batch: Batch) -> Any:
+    run, parameters = batch.ops[_GRADIENT], batch.parameters
     if parameters[_DROPOUT]:
-        return _one_by_one(ops[_GRADIENT], namespace, size, arrays, flags, parameters)
-    shapes = _call_shapes(arrays, flags)
+        return _one_by_one(run, batch)
+    shapes = _call_shapes(batch)
     geometry = _geometry(_GRADIENT, shapes[1:4], parameters[_GQA])
-    placed = _in_front(namespace, size, arrays, flags, (3, 3, 3, 3, 3, 2, 3, 0), geometry)
-    results = ops[_GRADIENT](*placed, *parameters)
+    results = run(*_in_front(batch, (3, 3, 3, 3, 3, 2, 3, 0), geometry), *parameters)
     there = (True, True, True, parameters[_COUNT])
-    return _apart(namespace, size, results, _grad_shape(shapes, parameters), there)
+    return _apart(batch, results, _grad_shape(shapes, parameters), there)
 
 
 ENTRIES = (

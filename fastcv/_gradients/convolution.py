@@ -10,13 +10,23 @@ two. So the gradient of each of the three is the other two, with roles exchanged
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import fastcv
 from fastcv import _checks
-from fastcv._gradients.op import Arguments, Arrays, Functions, Kind, Op, Parameters, Shape
+from fastcv._gradients.op import (
+    Arguments,
+    Arrays,
+    Backward,
+    Batch,
+    Kind,
+    Op,
+    Parameters,
+    Shape,
+    images_together,
+)
 
 
 class _Convolution(NamedTuple):
@@ -182,55 +192,44 @@ def _forward(kind: _Convolution, forward: str, grad_input: str, grad_weight: str
             kind.check_bias(forward, bias_shape, weight_shape, parameters[count - 1])
         return result
 
-    def gradients(
-        ops: Functions,
-        namespace: ModuleType,
-        needed: Sequence[bool],
-        grads: Arrays,
-        arrays: Arrays,
-        results: Arrays,
-        parameters: Parameters,
-    ) -> Arrays:
-        (grad,) = grads
-        input, weight, _ = arrays
-        if parameters[count] is not None:
+    def gradients(call: Backward) -> Arrays:
+        (grad,) = call.grads
+        input, weight, _ = call.arrays
+        if call.parameters[count] is not None:
             raise ValueError(
                 f"{forward}: a fused activation has no gradient; apply the activation afterwards"
             )
-        plain = parameters[:count]
+        plain = call.parameters[:count]
         return (
-            ops[grad_input](grad, weight, tuple(input.shape), *plain) if needed[0] else None,
-            ops[grad_weight](grad, input, tuple(weight.shape), *plain) if needed[1] else None,
-            grad.sum((-2, -1) if grad.ndim == 3 else (0, 2, 3)) if needed[2] else None,
+            call.ops[grad_input](grad, weight, tuple(input.shape), *plain)
+            if call.needed[0]
+            else None,
+            call.ops[grad_weight](grad, input, tuple(weight.shape), *plain)
+            if call.needed[1]
+            else None,
+            grad.sum((-2, -1) if grad.ndim == 3 else (0, 2, 3)) if call.needed[2] else None,
         )
 
-    def batched(
-        ops: Functions,
-        namespace: ModuleType,
-        size: int,
-        arrays: Arrays,
-        flags: Sequence[bool],
-        parameters: Parameters,
-    ) -> Any:
-        input, weight, bias = arrays
-        if not flags[1] and not flags[2]:
-            result = ops[forward](_images_together(input), weight, bias, *parameters)
+    def batched(batch: Batch) -> Any:
+        input, weight, bias = batch.arrays
+        if not batch.flags[1] and not batch.flags[2]:
+            result = batch.ops[forward](images_together(input), weight, bias, *batch.parameters)
             if input.ndim == 4:
                 return result
-            return result.reshape(size, input.shape[1], *result.shape[1:])
-        input = _with_axis(namespace, size, input, flags[0])
-        weight = _with_axis(namespace, size, weight, flags[1])
+            return result.reshape(batch.size, input.shape[1], *result.shape[1:])
+        input = batch.whole(0)
+        weight = batch.whole(1)
         if bias is not None:
-            bias = _filters_together(_with_axis(namespace, size, bias, flags[2]))
-        result = ops[forward](
-            _channels_together(namespace, input),
+            bias = _filters_together(batch.whole(2))
+        result = batch.ops[forward](
+            _channels_together(batch.namespace, input),
             _filters_together(weight),
             bias,
-            *parameters[: count - 1],
-            size * parameters[count - 1],
-            *parameters[count:],
+            *batch.parameters[: count - 1],
+            batch.size * batch.parameters[count - 1],
+            *batch.parameters[count:],
         )
-        return _channels_apart(namespace, result, size)
+        return _channels_apart(batch.namespace, result, batch.size)
 
     return Op(
         name=forward,
@@ -282,54 +281,45 @@ def _gradient(
         _checks.equal_shapes(name, "grad_output.shape", shapes[0], relation, grad_shape)
         return result
 
-    def gradients(
-        ops: Functions,
-        namespace: ModuleType,
-        needed: Sequence[bool],
-        grads: Arrays,
-        arrays: Arrays,
-        results: Arrays,
-        parameters: Parameters,
-    ) -> Arrays:
-        (grad,) = grads
-        grad_output, array = arrays
-        _, *plain = parameters
+    def gradients(call: Backward) -> Arrays:
+        (grad,) = call.grads
+        grad_output, array = call.arrays
+        _, *plain = call.parameters
         input, weight = (grad, array) if by_input else (array, grad)
         by_array = grad_weight if by_input else grad_input
         return (
-            ops[forward](input, weight, None, *plain, *no_options) if needed[0] else None,
-            ops[by_array](grad_output, grad, tuple(array.shape), *plain) if needed[1] else None,
+            call.ops[forward](input, weight, None, *plain, *no_options) if call.needed[0] else None,
+            call.ops[by_array](grad_output, grad, tuple(array.shape), *plain)
+            if call.needed[1]
+            else None,
         )
 
-    def batched(
-        ops: Functions,
-        namespace: ModuleType,
-        size: int,
-        arrays: Arrays,
-        flags: Sequence[bool],
-        parameters: Parameters,
-    ) -> Any:
-        grad_output, array = arrays
-        shape, *plain, groups = parameters
-        if by_input and not flags[1]:
+    def batched(batch: Batch) -> Any:
+        grad_output, array = batch.arrays
+        shape, *plain, groups = batch.parameters
+        if by_input and not batch.flags[1]:
             images = shape[0] if len(shape) == 4 else 1
-            result = ops[name](
-                _images_together(grad_output), array, (size * images, *shape[-3:]), *plain, groups
+            result = batch.ops[name](
+                images_together(grad_output),
+                array,
+                (batch.size * images, *shape[-3:]),
+                *plain,
+                groups,
             )
-            return result.reshape(size, *shape)
-        grad_output = _channels_together(
-            namespace, _with_axis(namespace, size, grad_output, flags[0])
-        )
-        array = _with_axis(namespace, size, array, flags[1])
+            return result.reshape(batch.size, *shape)
+        grad_output = _channels_together(batch.namespace, batch.whole(0))
+        array = batch.whole(1)
         if by_input:
             array = _filters_together(array)
-            together = (*shape[:-3], size * shape[-3], *shape[-2:])
+            together = (*shape[:-3], batch.size * shape[-3], *shape[-2:])
         else:
-            array = _channels_together(namespace, array)
-            together = (size * shape[0], *shape[1:])
-        result = ops[name](grad_output, array, together, *plain, size * groups)
+            array = _channels_together(batch.namespace, array)
+            together = (batch.size * shape[0], *shape[1:])
+        result = batch.ops[name](grad_output, array, together, *plain, batch.size * groups)
         return (
-            _channels_apart(namespace, result, size) if by_input else result.reshape(size, *shape)
+            _channels_apart(batch.namespace, result, batch.size)
+            if by_input
+            else result.reshape(batch.size, *shape)
         )
 
     return Op(
@@ -348,17 +338,6 @@ def _gradient(
 
 # One call for a batch of calls. Where only images differ, they are more images of one batch. Where
 # weights differ, or sums run over the images, the calls stand side by side as groups of channels.
-
-
-def _with_axis(namespace: ModuleType, size: int, array: Any, has_it: bool) -> Any:
-    return array if has_it else namespace.broadcast_to(array, (size, *array.shape))
-
-
-def _images_together(images: Any) -> Any:
-    """(B, N, C, H, W) to (B * N, C, H, W); without an axis N it is there already."""
-    if images.ndim == 4:
-        return images
-    return images.reshape(images.shape[0] * images.shape[1], *images.shape[2:])
 
 
 def _channels_together(namespace: ModuleType, images: Any) -> Any:

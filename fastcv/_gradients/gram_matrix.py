@@ -7,26 +7,26 @@ s (A X' + X A') by G, and s (G + G') A by X, which is the op again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import fastcv
 from fastcv import _checks
-from fastcv._gradients.op import Arguments, Arrays, Functions, Op, Parameters, Shape
+from fastcv._gradients.op import (
+    Arguments,
+    Arrays,
+    Backward,
+    Batch,
+    Op,
+    Parameters,
+    Shape,
+    images_together,
+)
 
 _FORWARD, _GRADIENT = "gram_matrix", "gram_matrix_grad_input"
 
 
 def _scale(scale: float | None, input: Any) -> Any:
     return 1.0 / (math.prod(input.shape[-3:]) or 1) if scale is None else scale
-
-
-def _one_axis(array: Any, axes: int) -> Any:
-    """Put the axis of a batch of calls and that of images together, where there are both."""
-    if array.ndim == axes:
-        return array
-    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
 def _arguments(input: Any, scale: Any = None) -> Arguments:
@@ -38,29 +38,14 @@ def _shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     return _checks.gram_matrix_shape(_FORWARD, tuple(shapes[0]))
 
 
-def _gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    (grad,) = grads
-    return (ops[_GRADIENT](grad, *arrays, *parameters) if needed[0] else None,)
+def _gradients(call: Backward) -> Arrays:
+    (grad,) = call.grads
+    return (call.ops[_GRADIENT](grad, *call.arrays, *call.parameters) if call.needed[0] else None,)
 
 
-def _batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    (input,) = arrays
-    result = ops[_FORWARD](_one_axis(input, 4), *parameters)
+def _batched(batch: Batch) -> Any:
+    (input,) = batch.arrays
+    result = batch.ops[_FORWARD](images_together(input), *batch.parameters)
     return result.reshape(*input.shape[:-2], input.shape[-3])
 
 
@@ -77,39 +62,25 @@ def _grad_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     return input_shape
 
 
-def _grad_gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    (grad,) = grads
-    grad_output, input = arrays
+def _grad_gradients(call: Backward) -> Arrays:
+    (grad,) = call.grads
+    grad_output, input = call.arrays
     by_output = None
-    if needed[0]:
+    if call.needed[0]:
         *batch, channels, height, width = input.shape
         rows = input.reshape(*batch, channels, height * width)
         products = grad.reshape(*batch, channels, height * width) @ rows.swapaxes(-1, -2)
-        by_output = _scale(parameters[0], input) * (products + products.swapaxes(-1, -2))
-    return by_output, ops[_GRADIENT](grad_output, grad, *parameters) if needed[1] else None
+        by_output = _scale(call.parameters[0], input) * (products + products.swapaxes(-1, -2))
+    return by_output, call.ops[_GRADIENT](grad_output, grad, *call.parameters) if call.needed[
+        1
+    ] else None
 
 
-def _grad_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    grad_output, input = (
-        array if has_it else namespace.broadcast_to(array, (size, *array.shape))
-        for array, has_it in zip(arrays, flags, strict=True)
+def _grad_batched(batch: Batch) -> Any:
+    grad_output, input = batch.whole(0), batch.whole(1)
+    result = batch.ops[_GRADIENT](
+        images_together(grad_output, 3), images_together(input), *batch.parameters
     )
-    result = ops[_GRADIENT](_one_axis(grad_output, 3), _one_axis(input, 4), *parameters)
     return result.reshape(*input.shape)
 
 

@@ -47,12 +47,49 @@ class Result(NamedTuple):
     dtype: str | None = None
 
 
+class Backward(NamedTuple):
+    """A call whose gradients are wanted, in a framework's functions and arrays."""
+
+    ops: Functions
+    namespace: ModuleType  # NumPy's functions for the framework's arrays
+    needed: Sequence[bool]  # which arrays a gradient is wanted by
+    grads: Arrays  # one for each result, None where that was not used
+    arrays: Arrays
+    results: Arrays  # those that `Op.saves` lists, None for the others
+    parameters: Parameters
+
+
+class Batch(NamedTuple):
+    """Several calls at once: some of the arrays have a further axis of `size` in front."""
+
+    ops: Functions
+    namespace: ModuleType
+    size: int
+    arrays: Arrays
+    flags: Sequence[bool]  # which of them have it
+    parameters: Parameters
+
+    def whole(self, place: int) -> Any:
+        """Return an array with the axis, repeated along it if it has none."""
+        array = self.arrays[place]
+        if array is None or self.flags[place]:
+            return array
+        return self.namespace.broadcast_to(array, (self.size, *array.shape))
+
+
+def images_together(array: Any, axes: int = 4) -> Any:
+    """(B, N, C, H, W) to (B * N, C, H, W); with so many axes it is that already."""
+    if array.ndim == axes:
+        return array
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
 @dataclass(frozen=True)
 class Op:
     """One op: everything that a framework needs to know about it.
 
     Arrays come in the order of `arrays`, parameters in that of `parameters`. A function with
-    `ops` among its arguments is written in terms of other entries: the framework hands in its own
+    a `Backward` or a `Batch` is written in terms of other entries: the framework hands in its own
     functions of its own arrays.
     """
 
@@ -69,16 +106,10 @@ class Op:
     # (shapes, parameters) -> shape of the result, or a tuple of shapes. A shape is None for an
     # absent array; sizes may be a framework's symbols.
     shape: Callable[[tuple[Any, ...], Parameters], Any]
-    # (ops, namespace, needed, grads, arrays, results, parameters) -> a gradient for each array,
-    # None where not needed. `grads` has one for each result, None where that was not used;
-    # `results` has those that `saves` lists, and None for the others.
-    gradients: Callable[
-        [Functions, ModuleType, Sequence[bool], Arrays, Arrays, Arrays, Parameters], Arrays
-    ]
-    # (ops, namespace, size, arrays, batched, parameters) -> result, where some of the arrays have a
-    # further axis of this size in front, as has the result. `namespace` has NumPy's functions for
-    # the framework's arrays.
-    batched: Callable[[Functions, ModuleType, int, Arrays, Sequence[bool], Parameters], Any]
+    # A gradient for each array, None where not needed.
+    gradients: Callable[[Backward], Arrays]
+    # The result, with the batch's axis in front.
+    batched: Callable[[Batch], Any]
     # Arrays that may be None.
     optional: tuple[str, ...] = ()
     # Arrays of integers, and those that may be boolean. All others are float32 or float64.

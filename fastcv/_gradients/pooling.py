@@ -11,15 +11,24 @@ gather is the scatter that adds:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import fastcv
 from fastcv import _checks
-from fastcv._gradients.op import Arguments, Arrays, Functions, Kind, Op, Parameters, Result, Shape
+from fastcv._gradients.op import (
+    Arguments,
+    Arrays,
+    Backward,
+    Batch,
+    Kind,
+    Op,
+    Parameters,
+    Result,
+    Shape,
+    images_together,
+)
 
 _POOL, _UNPOOL = "max_pool2d", "max_unpool2d"
 _SCATTER, _GATHER = "max_pool2d_grad_input", "max_unpool2d_grad_input"
@@ -62,34 +71,19 @@ def _pool_shape(shapes: tuple[Any, ...], parameters: Parameters) -> tuple[Shape,
     return shape, shape if with_indices else (0,)
 
 
-def _pool_gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    if not needed[0] or grads[0] is None:
+def _pool_gradients(call: Backward) -> Arrays:
+    if not call.needed[0] or call.grads[0] is None:
         return (None,)
-    return (ops[_SCATTER](grads[0], results[1], tuple(arrays[0].shape)),)
+    return (call.ops[_SCATTER](call.grads[0], call.results[1], tuple(call.arrays[0].shape)),)
 
 
-def _pool_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    (input,) = arrays
-    found = ops[_POOL](_images_together(input), *parameters)
+def _pool_batched(batch: Batch) -> Any:
+    (input,) = batch.arrays
+    found = batch.ops[_POOL](images_together(input), *batch.parameters)
     return tuple(
-        _images_apart(each, size, input.ndim)
+        _images_apart(each, batch.size, input.ndim)
         if each.ndim == 4
-        else namespace.broadcast_to(each, (size, 0))
+        else batch.namespace.broadcast_to(each, (batch.size, 0))
         for each in found
     )
 
@@ -126,31 +120,16 @@ def _unpool_run(input: Any, indices: Any, *parameters: Any) -> Any:
     return fastcv.max_unpool2d(input, indices, window, stride, padding, size)
 
 
-def _unpool_gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    return ops[_GATHER](grads[0], arrays[1]) if needed[0] else None, None
+def _unpool_gradients(call: Backward) -> Arrays:
+    return call.ops[_GATHER](call.grads[0], call.arrays[1]) if call.needed[0] else None, None
 
 
-def _unpool_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    input, indices = _all_batched(namespace, size, arrays, flags)
-    *plain, output_size = parameters
+def _unpool_batched(batch: Batch) -> Any:
+    input, indices = batch.whole(0), batch.whole(1)
+    *plain, output_size = batch.parameters
     output_size = None if output_size is None else output_size[-2:]
-    images = map(_images_together, (input, indices))
-    return _images_apart(ops[_UNPOOL](*images, *plain, output_size), size, input.ndim)
+    images = map(images_together, (input, indices))
+    return _images_apart(batch.ops[_UNPOOL](*images, *plain, output_size), batch.size, input.ndim)
 
 
 # The scatter that adds, and the gather
@@ -171,31 +150,16 @@ def _scatter_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     return result
 
 
-def _scatter_gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    return ops[_GATHER](grads[0], arrays[1]) if needed[0] else None, None
+def _scatter_gradients(call: Backward) -> Arrays:
+    return call.ops[_GATHER](call.grads[0], call.arrays[1]) if call.needed[0] else None, None
 
 
-def _scatter_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    grad_output, indices = _all_batched(namespace, size, arrays, flags)
-    (shape,) = parameters
-    images = (size * (shape[0] if len(shape) == 4 else 1), *shape[-3:])
-    result = ops[_SCATTER](*map(_images_together, (grad_output, indices)), images)
-    return result.reshape(size, *shape)
+def _scatter_batched(batch: Batch) -> Any:
+    grad_output, indices = batch.whole(0), batch.whole(1)
+    (shape,) = batch.parameters
+    images = (batch.size * (shape[0] if len(shape) == 4 else 1), *shape[-3:])
+    result = batch.ops[_SCATTER](*map(images_together, (grad_output, indices)), images)
+    return result.reshape(batch.size, *shape)
 
 
 def _gather_arguments(grad_output: Any, indices: Any) -> Arguments:
@@ -208,54 +172,23 @@ def _gather_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     return indices_shape
 
 
-def _gather_gradients(
-    ops: Functions,
-    namespace: ModuleType,
-    needed: Sequence[bool],
-    grads: Arrays,
-    arrays: Arrays,
-    results: Arrays,
-    parameters: Parameters,
-) -> Arrays:
-    grad_output, indices = arrays
+def _gather_gradients(call: Backward) -> Arrays:
+    grad_output, indices = call.arrays
     shape = tuple(grad_output.shape)
-    return ops[_SCATTER](grads[0], indices, shape) if needed[0] else None, None
+    return call.ops[_SCATTER](call.grads[0], indices, shape) if call.needed[0] else None, None
 
 
-def _gather_batched(
-    ops: Functions,
-    namespace: ModuleType,
-    size: int,
-    arrays: Arrays,
-    flags: Sequence[bool],
-    parameters: Parameters,
-) -> Any:
-    grad_output, indices = _all_batched(namespace, size, arrays, flags)
-    result = ops[_GATHER](*map(_images_together, (grad_output, indices)))
-    return _images_apart(result, size, grad_output.ndim)
+def _gather_batched(batch: Batch) -> Any:
+    grad_output, indices = batch.whole(0), batch.whole(1)
+    result = batch.ops[_GATHER](*map(images_together, (grad_output, indices)))
+    return _images_apart(result, batch.size, grad_output.ndim)
 
 
 # A batch of calls is more images
 
 
-def _all_batched(
-    namespace: ModuleType, size: int, arrays: Arrays, flags: Sequence[bool]
-) -> Sequence[Any]:
-    return [
-        array if has_it else namespace.broadcast_to(array, (size, *array.shape))
-        for array, has_it in zip(arrays, flags, strict=True)
-    ]
-
-
-def _images_together(images: Any) -> Any:
-    """(B, N, C, H, W) to (B * N, C, H, W); without an axis N it is there already."""
-    if images.ndim == 4:
-        return images
-    return images.reshape(images.shape[0] * images.shape[1], *images.shape[2:])
-
-
 def _images_apart(images: Any, size: int, axes: int) -> Any:
-    """Undo `_images_together` of an array with so many axes."""
+    """Undo `images_together` of an array with so many axes."""
     if axes == 4:
         return images
     return images.reshape(size, images.shape[0] // size, *images.shape[1:])

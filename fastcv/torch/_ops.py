@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from fastcv import _layout
-from fastcv._gradients import PLAIN, TABLE, Arrays, Functions, Op, Parameters
+from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Functions, Op, Parameters
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
 _LIBRARY: Any = torch.library.Library("fastcv", "DEF")  # type: ignore[no-untyped-call]
@@ -266,7 +266,7 @@ def _register(op: Op) -> None:
         if all(grad is None for grad in grads):
             return (None,) * (count + len(ctx.parameters))
         saved = dict(zip(op.saves, ctx.saved_tensors[count:], strict=True))
-        gradients = op.gradients(
+        call = Backward(
             ops,
             torch,
             ctx.needs_input_grad[:count],
@@ -275,6 +275,7 @@ def _register(op: Op) -> None:
             tuple(saved.get(i) for i in range(len(op.results))),
             ctx.parameters,
         )
+        gradients = op.gradients(call)
         return (*gradients, *(None for _ in ctx.parameters))
 
     def vmap(
@@ -286,7 +287,7 @@ def _register(op: Op) -> None:
         )
         flags = [axis is not None for axis in axes[:count]]
         size, parameters = info.batch_size, arguments[count:]
-        results = op.batched(ops, torch, size, tensors, flags, parameters)
+        results = op.batched(Batch(ops, torch, size, tensors, flags, parameters))
         return results, (0,) * len(op.results) if several else 0
 
     operator = getattr(torch.ops.fastcv, op.name).default
