@@ -1,4 +1,4 @@
-"""What several test files of conv2d need: parameters, a convolution's bound, the whole check."""
+"""What several test files need: parameters, a convolution's bound, the whole check."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 
 # Memory that a sanitizer holds back, and its slowness, are not the library's.
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
 
 
 def may_take_winograd(
