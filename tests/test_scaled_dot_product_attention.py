@@ -420,7 +420,7 @@ def test_dropout_is_drawn_by_the_seed() -> None:
     assert (kept(1, 1.0) == 0).all()
     assert same_bits(kept(1, 0.0), kept(2, 0.0))
     # Philox4x32-10 of counter 0 and key 0, from the authors' known answers.
-    words = reference._philox_words(0, 1, 1, 64)[0, 0]
+    words = reference.attention._philox_words(0, 1, 1, 64)[0, 0]
     assert [hex(word) for word in words[[0, 16, 32, 48]]] == [
         "0x6627e8d5",
         "0xe169c58d",
