@@ -10,7 +10,12 @@ import pytest
 
 STEPS = 50
 _SHAPES = ((6, 3, 5, 5), (16, 6, 5, 5), (400, 120), (120, 84), (84, 10))
-_BATCH, _RATE = 32, 0.05
+_BATCH, _RATE = 8, 0.02
+# A unit at the kink of its activation, or two that tie for a pooled maximum, send the gradient
+# where rounding decides; torch's own float32 with and without oneDNN then drift apart by 1e-3 and
+# more. Noise parts the pixels of flat areas, which would tie by the hundred. From this start, noise
+# of 3e-7 of their size on every unit of a float64 run moved no loss by more than 1e-7.
+_NOISE, _SEED = 0.02, 226
 
 
 def loss(functions: Any, namespace: Any, parameters: Any, images: Any, wanted: Any) -> Any:
@@ -33,10 +38,14 @@ def losses(step: Callable[[Any, Any, Any], tuple[float, Any]], dtype: type) -> l
     gradients in the same form, all of them NumPy's.
     """
     data = pytest.importorskip("skimage.data")
-    crops = data.astronaut()[:512, :512].reshape(16, 32, 16, 32, 3).transpose(0, 2, 4, 1, 3)
-    images = (crops.reshape(256, 3, 32, 32) / 255 - 0.5).astype(dtype)
-    wanted = np.eye(10, dtype=dtype)[np.arange(256) // 16 % 10]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(_SEED)
+    crops = data.astronaut().reshape(16, 32, 16, 32, 3).transpose(0, 2, 4, 1, 3)
+    images = crops.reshape(256, 3, 32, 32) / 255 - 0.5
+    # Ten classes by brightness, as many of each.
+    classes = np.argsort(np.argsort(images.mean((1, 2, 3)))) * 10 // 256
+    order = rng.permutation(256)
+    images = (images[order] + rng.normal(0, _NOISE, images.shape)).astype(dtype)
+    wanted = np.eye(10, dtype=dtype)[classes[order]]
     parameters = []
     for shape in _SHAPES:
         inputs = np.prod(shape[1:]) if len(shape) == 4 else shape[0]
@@ -52,7 +61,7 @@ def losses(step: Callable[[Any, Any, Any], tuple[float, Any]], dtype: type) -> l
             for layer, grads in zip(parameters, gradients, strict=True)
         ]
         result.append(float(value))
-    assert result[-1] < result[0] - 0.01
+    assert result[-1] < result[0] - 0.1
     return result
 
 
