@@ -34,7 +34,7 @@ else:
 
 
 class BuildExt(build_ext):
-    """Adds each instruction set's flags to its own file, chosen by the file's name."""
+    """Adds each instruction set's flags to its own files, chosen by their folder."""
 
     def build_extensions(self) -> None:
         compile_one = self.compiler._compile
@@ -42,16 +42,19 @@ class BuildExt(build_ext):
         def compile_with_isa(obj, src, ext, cc_args, extra_postargs, pp_opts):
             path = Path(src)
             # Kernels throw nothing; tables for unwinding would be weak symbols that sets share.
-            flags = [*ISAS[path.stem], "-fno-exceptions"] if path.parent.name == "isa" else []
+            isa = path.parent.name if path.parent.parent.name == "isa" else None
+            flags = [*ISAS[isa], "-fno-exceptions"] if isa else []
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_with_isa
         super().build_extensions()
 
 
+# Of the kernels, the slowest to compile first.
+PARTS = ("convolution", "pooling", "matrices", "assignment")
 sources = [
     *sorted(str(p) for p in Path("csrc").glob("*.cpp")),
-    *(f"csrc/isa/{isa}.cpp" for isa in reversed(ISAS)),  # the slowest to compile first
+    *(f"csrc/isa/{isa}/{part}.cpp" for part in PARTS for isa in reversed(ISAS)),
     *sorted(str(p) for p in Path("csrc/bind").glob("*.cpp")),
     *sorted(str(p) for p in Path("csrc/capi").glob("*.cpp")),
 ]

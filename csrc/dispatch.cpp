@@ -4,10 +4,31 @@
 
 namespace fastcv {
 
+// What the object files of one instruction set export, and the table that they fill.
+#define FASTCV_TABLE(name)                                                       \
+    namespace name {                                                             \
+    void add_convolution(KernelTable&);                                          \
+    void add_pooling(KernelTable&);                                              \
+    void add_matrices(KernelTable&);                                             \
+    void add_assignment(KernelTable&);                                           \
+    static const KernelTable* table() {                                          \
+        static const KernelTable kernels = [] {                                  \
+            KernelTable filled{};                                                \
+            filled.isa = #name;                                                  \
+            add_convolution(filled);                                             \
+            add_pooling(filled);                                                 \
+            add_matrices(filled);                                                \
+            add_assignment(filled);                                              \
+            return filled;                                                       \
+        }();                                                                     \
+        return &kernels;                                                         \
+    }                                                                            \
+    }
+
 #if defined(__x86_64__)
-namespace baseline { const KernelTable* table(); }
-namespace avx2 { const KernelTable* table(); }
-namespace avx512 { const KernelTable* table(); }
+FASTCV_TABLE(baseline)
+FASTCV_TABLE(avx2)
+FASTCV_TABLE(avx512)
 
 static bool always() { return true; }
 static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -23,11 +44,11 @@ const IsaEntry kIsas[] = {
     {nullptr, nullptr, nullptr},
 };
 #elif defined(__aarch64__)
-namespace neon { const KernelTable* table(); }
+FASTCV_TABLE(neon)
 static bool always() { return true; }
 const IsaEntry kIsas[] = {{"neon", neon::table, always}, {nullptr, nullptr, nullptr}};
 #else
-namespace baseline { const KernelTable* table(); }
+FASTCV_TABLE(baseline)
 static bool always() { return true; }
 const IsaEntry kIsas[] = {{"baseline", baseline::table, always}, {nullptr, nullptr, nullptr}};
 #endif

@@ -166,7 +166,6 @@ struct DetrProblem {
 
 struct KernelTable {
     const char* isa;
-    int vector_bytes;
 
     Conv2dChoice (*conv2d_choose)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, bool packed);
     Status (*conv2d)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, Tensor input, Tensor weight, Tensor output,

@@ -103,10 +103,30 @@ static inline int64_t square_size(const PoolCall& call) {
 
 // ---- planes
 
-// kSize: square_size(), or 0: any.
-template <class T, bool kPosition, int kSize, int kStride>
+// Each of them first without a look at NaN, and, if there was one, with.
+template <class T>
+struct PlaneKernels {
+    bool (*row[2])(const PoolPlane<T>&, const Axis& y, const Axis& x, int64_t p, bool whole);
+    bool (*band[2])(const PoolPlane<T>&, const Axis& y, const Axis& x, int64_t first, int64_t last, int64_t left, int64_t right,
+                    const BestRows<T>&);
+};
+template <class T, bool kPosition, int kStride>
+constexpr PlaneKernels<T> kPlaneKernels = {
+    {pool_row_directly<T, kStride, kPosition, false>, pool_row_directly<T, kStride, kPosition, true>},
+    {pool_band<T, kStride, kPosition, false>, pool_band<T, kStride, kPosition, true>},
+};
+template <class T, bool kPosition>
+static const PlaneKernels<T>& plane_kernels(const PoolCall& call) {
+    const int64_t stride = call.x.stride;
+    if (call.input.stride_bytes[3] != int64_t(sizeof(T)) || stride > 2) return kPlaneKernels<T, kPosition, 0>;
+    return stride == 1 ? kPlaneKernels<T, kPosition, 1> : kPlaneKernels<T, kPosition, 2>;
+}
+
+template <class T>
 static Status pool_planes(const PoolCall& call) {
     const Axis &y = call.y, &x = call.x;
+    const bool positions = call.indices.data != nullptr;
+    const PlaneKernels<T>& kernels = positions ? plane_kernels<T, true>(call) : plane_kernels<T, false>(call);
     const auto plane_at = [&](int64_t index) {
         const int64_t* b = call.input.stride_bytes;
         const int64_t result = index * y.output * x.output;
@@ -114,7 +134,7 @@ static Status pool_planes(const PoolCall& call) {
                             b[2],
                             b[3],
                             reinterpret_cast<T*>(call.output.data) + result,
-                            kPosition ? call.indices.data + result * call.index_bytes : nullptr,
+                            positions ? call.indices.data + result * call.index_bytes : nullptr,
                             call.index_bytes};
     };
     const PoolBands bands = plan_bands<T>(y, x, 1);
@@ -127,8 +147,7 @@ static Status pool_planes(const PoolCall& call) {
                 const int64_t first = row % y.output, last = smaller(y.output, first + end - row);
                 for (int64_t p = first; p < last; p++) {
                     const bool whole = p >= first_whole && p < last_whole;
-                    if (pool_row_directly<T, kSize, kStride, kPosition, false>(plane, y, x, p, whole))
-                        pool_row_directly<T, kSize, kStride, kPosition, true>(plane, y, x, p, whole);
+                    if (kernels.row[0](plane, y, x, p, whole)) kernels.row[1](plane, y, x, p, whole);
                 }
                 row += last - first;
             }
@@ -146,19 +165,11 @@ static Status pool_planes(const PoolCall& call) {
             const PoolPlane<T> plane = plane_at(item / per_plane);
             const int64_t first = item % per_plane / tiles * bands.rows, left = item % tiles * bands.columns;
             const int64_t last = smaller(y.output, first + bands.rows), right = smaller(x.output, left + bands.columns);
-            if (pool_band<T, kSize, kStride, kPosition, false>(plane, y, x, first, last, left, right, rows))
-                pool_band<T, kSize, kStride, kPosition, true>(plane, y, x, first, last, left, right, rows);
+            if (kernels.band[0](plane, y, x, first, last, left, right, rows))
+                kernels.band[1](plane, y, x, first, last, left, right, rows);
         }
     });
     return Status::ok;
-}
-
-template <class T, bool kPosition>
-static Status pool_planes(const PoolCall& call) {
-    const int64_t stride = call.x.stride;
-    if (call.input.stride_bytes[3] != int64_t(sizeof(T)) || stride > 2) return pool_planes<T, kPosition, 0, 0>(call);
-    if (stride == 1) return pool_planes<T, kPosition, 0, 1>(call);
-    return pool_planes<T, kPosition, 0, 2>(call);
 }
 
 // ---- planes with short windows
@@ -190,111 +201,142 @@ FASTCV_NOINLINE void pool_plainly(const PoolCall& call, int64_t n, int64_t c, in
         }
 }
 
-// kTaps: of windows that are not dilated along the row, or 0: any.
-template <class T, bool kPosition, int kStride, int kTaps, bool kShared, int kPlanes>
-static Status pool_rows(const PoolCall& call, const RowPlan<T, kStride, kPlanes>& plan) {
-    constexpr int64_t kCloseBytes = int64_t(16) << 10;  // of input that a vector's column goes down before the next one's turn
-    constexpr int64_t kBatch = 8;
+// The kernel for a call's windows, or null. `shared`: some of a window's rows are also the next one's.
+template <class T, int kPlanes, bool kPosition>
+static RowKernel<T> row_kernel(const PoolCall& call, bool shared) {
     const Axis &y = call.y, &x = call.x;
-    const int64_t plane = y.output * x.output, planes = call.N * call.C, groups = ceil_div(planes, kPlanes);
-    // Short enough that NaN does not cost much; where rows are shared, long enough that few are searched twice.
-    const int64_t row_bytes = kPlanes * y.stride * x.input * int64_t(sizeof(T)), few = larger(2, kCloseBytes / row_bytes);
-    const int64_t block = smaller(y.output, larger(kBandBytes / row_bytes, kShared ? 32 : 1)), blocks = ceil_div(y.output, block);
-    // Small planes are done some groups at a time, since what a vector needs has to be brought into registers first.
-    const int64_t batch = smaller(kBatch, larger(1, kCloseBytes / (row_bytes * y.output))), batches = ceil_div(groups, batch);
-    const int64_t bytes = kShared ? batch * plan.vectors * (kTaps - kStride) * int64_t(sizeof(Best<T>)) : 0;
-    const Scratch scratch(bytes * call.threads);
-    if (!scratch.data() && bytes > 0) return Status::out_of_memory;
-    parallel(call.threads, [&](Team team) {
-        Best<T>* carried = reinterpret_cast<Best<T>*>(scratch.data() + bytes * team.id);
-        for (int64_t item = team.begin(batches * blocks); item < team.end(batches * blocks); item++) {
-            const int64_t begin = item / blocks * batch * kPlanes, end = smaller(planes, begin + batch * kPlanes);
-            const int64_t first = item % blocks * block, last = smaller(y.output, first + block);
-            PlaneGroup<T, kPlanes> group[kBatch];
-            int64_t n = begin / call.C, c = begin % call.C, count = 0;
-            for (int64_t i = begin; i < end; count++) {
-                PlaneGroup<T, kPlanes>& of = group[count];
-                of.row_bytes = call.input.stride_bytes[2], of.index_bytes = call.index_bytes;
-                of.planes = int(smaller(kPlanes, end - i));
-                for (int64_t g = 0; g < kPlanes; g++) {
-                    if (g > 0 && g >= of.planes) {  // lanes that nobody stores look at the last plane again
-                        of.inputs[g] = of.inputs[g - 1] - x.output * kStride * int64_t(sizeof(T));
-                        continue;
-                    }
-                    const int64_t skipped = g * x.output, result = i++ * plane - skipped;
-                    of.inputs[g] = call.input.data + n * call.input.stride_bytes[0] + c * call.input.stride_bytes[1] -
-                                   skipped * kStride * int64_t(sizeof(T));
-                    of.outputs[g] = reinterpret_cast<T*>(call.output.data) + result;
-                    of.indices[g] = kPosition ? call.indices.data + result * call.index_bytes : nullptr;
-                    if (++c == call.C) c = 0, n++;
-                }
-            }
-            bool nan;
-            if constexpr (kShared)
-                nan = pool_rows_shared<T, kStride, kTaps, kPlanes, kPosition>(group, count, plan, y, x, first, last, few,
-                                                                              carried);
-            else
-                nan = pool_rows_directly<T, kStride, kTaps, kPlanes, kPosition>(group, count, plan, y, x, first, last);
-            for (int64_t i = begin; nan && i < end; i++) pool_plainly<T>(call, i / call.C, i % call.C, first, last);
-        }
-    });
-    return Status::ok;
+    const int64_t taps = x.dilation == 1 ? x.taps : 0;
+    if (shared) {
+        constexpr int64_t kWidest = 1 << 14;  // outputs of a row whose bests are carried
+        if (taps != y.taps || y.dilation != 1 || x.stride != y.stride || x.output > kWidest) return nullptr;
+        if (x.stride == 1 && taps == 2) return pool_rows_shared<T, 1, 2, kPlanes, kPosition>;
+        if (x.stride == 1 && taps == 3) return pool_rows_shared<T, 1, 3, kPlanes, kPosition>;
+        if (x.stride == 2 && taps == 3) return pool_rows_shared<T, 2, 3, kPlanes, kPosition>;
+        return nullptr;
+    }
+    switch (x.stride) {
+        case 1:
+            return taps == 1   ? pool_rows_directly<T, 1, 1, kPlanes, kPosition>
+                   : taps == 2 ? pool_rows_directly<T, 1, 2, kPlanes, kPosition>
+                               : pool_rows_directly<T, 1, 0, kPlanes, kPosition>;
+        case 2:
+            return taps == 2 ? pool_rows_directly<T, 2, 2, kPlanes, kPosition> : pool_rows_directly<T, 2, 0, kPlanes, kPosition>;
+        case 3:
+            return taps == 3 ? pool_rows_directly<T, 3, 3, kPlanes, kPosition> : pool_rows_directly<T, 3, 0, kPlanes, kPosition>;
+        case 4:
+            return taps == 4 ? pool_rows_directly<T, 4, 4, kPlanes, kPosition> : pool_rows_directly<T, 4, 0, kPlanes, kPosition>;
+        default: return nullptr;
+    }
 }
-
-// Whether that can be done, and is better than turning planes. Estimated cycles, of as many planes as there are lanes.
-template <class T, bool kPosition, int kStride, int kTaps, bool kShared>
-static bool pool_rows(const PoolCall& call, double turned, Status* status) {
-    const auto with = [&](auto plan, int planes) {
-        const double takes = kShared ? kStride * kTaps + kTaps - 1 : double(call.x.taps) * double(call.y.taps);
-        const double vectors = double(ceil_div(call.x.output, kLanes<T>)) * double(call.y.output) * kLanes<T> / planes;
-        if (vectors * (10 + 3 * takes) > turned || !plan.make(call.x)) return false;
-        *status = pool_rows<T, kPosition, kStride, kTaps, kShared>(call, plan);
-        return true;
-    };
-    const int64_t planes = kLanes<T> / call.x.output;
-    return planes >= 4   ? with(RowPlan<T, kStride, 4>(), 4)
-           : planes >= 2 ? with(RowPlan<T, kStride, 2>(), 2)
-                         : with(RowPlan<T, kStride, 1>(), 1);
+// Planes that lie side by side: as many as fit, where rows of 4 outputs would fill a vector.
+template <class T>
+static int64_t planes_side_by_side(const Axis& x) {
+    const int64_t fit = kLanes<T> / x.output;
+    return kLanes<T> >= 16 && fit >= 4 ? 4 : kLanes<T> >= 8 && fit >= 2 ? 2 : 1;
 }
 template <class T, bool kPosition>
+static RowKernel<T> row_kernel(const PoolCall& call, bool shared) {
+    const int64_t planes = planes_side_by_side<T>(call.x);
+    if constexpr (kLanes<T> >= 16)
+        if (planes == 4) return row_kernel<T, 4, kPosition>(call, shared);
+    if constexpr (kLanes<T> >= 8)
+        if (planes == 2) return row_kernel<T, 2, kPosition>(call, shared);
+    return row_kernel<T, 1, kPosition>(call, shared);
+}
+
+// Whether planes were pooled that way: it can be done, and is better than turning them, which would take `turned` cycles for as
+// many planes as there are lanes.
+template <class T>
 static bool pool_rows(const PoolCall& call, double turned, Status* status) {
+    constexpr int64_t kCloseBytes = int64_t(16) << 10;  // of input that a vector's column goes down before the next one's turn
+    constexpr int64_t kBatch = 8;
     const Axis &y = call.y, &x = call.x;
     if (call.input.stride_bytes[3] != int64_t(sizeof(T)) || y.stride > 1 << 16 || y.dilation > 1 << 16) return false;
     bool shared = false;
     for (int64_t r = 1; r < y.taps; r++) shared = shared || (y.output > 1 && r * y.dilation % y.stride == 0);
-    const int64_t taps = x.dilation == 1 ? x.taps : 0;
-    if (shared) {
-        constexpr int64_t kWidest = 1 << 14;  // outputs of a row whose bests are carried
-        if (taps != y.taps || y.dilation != 1 || x.stride != y.stride || x.output > kWidest) return false;
-        if (x.stride == 1 && taps == 2) return pool_rows<T, kPosition, 1, 2, true>(call, turned, status);
-        if (x.stride == 1 && taps == 3) return pool_rows<T, kPosition, 1, 3, true>(call, turned, status);
-        if (x.stride == 2 && taps == 3) return pool_rows<T, kPosition, 2, 3, true>(call, turned, status);
-        return false;
+    const bool positions = call.indices.data != nullptr;
+    const RowKernel<T> kernel = positions ? row_kernel<T, true>(call, shared) : row_kernel<T, false>(call, shared);
+    if (!kernel) return false;
+    const int64_t side_by_side = planes_side_by_side<T>(x);
+    const double takes = shared ? double(x.stride * x.taps + x.taps - 1) : double(x.taps) * double(y.taps);
+    const double vectors = double(ceil_div(x.output, kLanes<T>)) * double(y.output) * kLanes<T> / double(side_by_side);
+    RowPlan<T> plan;
+    if (vectors * (10 + 3 * takes) > turned || !plan.make(x, side_by_side)) return false;
+
+    const int64_t plane = y.output * x.output, planes = call.N * call.C, groups = ceil_div(planes, side_by_side);
+    // Short enough that NaN does not cost much; where rows are shared, long enough that few are searched twice.
+    const int64_t row_bytes = side_by_side * y.stride * x.input * int64_t(sizeof(T));
+    const int64_t block = smaller(y.output, larger(kBandBytes / row_bytes, shared ? 32 : 1)), blocks = ceil_div(y.output, block);
+    plan.few = larger(2, kCloseBytes / row_bytes);
+    // Small planes are done some groups at a time, since what a vector needs has to be brought into registers first.
+    const int64_t batch = smaller(kBatch, larger(1, kCloseBytes / (row_bytes * y.output))), batches = ceil_div(groups, batch);
+    const int64_t bytes = shared ? batch * plan.vectors * (x.taps - x.stride) * int64_t(sizeof(Best<T>)) : 0;
+    const Scratch scratch(bytes * call.threads);
+    if (!scratch.data() && bytes > 0) {
+        *status = Status::out_of_memory;
+        return true;
     }
-    switch (x.stride) {
-        case 1:
-            return taps == 1   ? pool_rows<T, kPosition, 1, 1, false>(call, turned, status)
-                   : taps == 2 ? pool_rows<T, kPosition, 1, 2, false>(call, turned, status)
-                               : pool_rows<T, kPosition, 1, 0, false>(call, turned, status);
-        case 2:
-            return taps == 2 ? pool_rows<T, kPosition, 2, 2, false>(call, turned, status)
-                             : pool_rows<T, kPosition, 2, 0, false>(call, turned, status);
-        case 3:
-            return taps == 3 ? pool_rows<T, kPosition, 3, 3, false>(call, turned, status)
-                             : pool_rows<T, kPosition, 3, 0, false>(call, turned, status);
-        case 4:
-            return taps == 4 ? pool_rows<T, kPosition, 4, 4, false>(call, turned, status)
-                             : pool_rows<T, kPosition, 4, 0, false>(call, turned, status);
-        default: return false;
-    }
+    parallel(call.threads, [&](Team team) {
+        Best<T>* carried = reinterpret_cast<Best<T>*>(scratch.data() + bytes * team.id);
+        for (int64_t item = team.begin(batches * blocks); item < team.end(batches * blocks); item++) {
+            const int64_t begin = item / blocks * batch * side_by_side, end = smaller(planes, begin + batch * side_by_side);
+            const int64_t first = item % blocks * block, last = smaller(y.output, first + block);
+            PlaneGroup<T> group[kBatch];
+            int64_t n = begin / call.C, c = begin % call.C, count = 0;
+            for (int64_t i = begin; i < end; count++) {
+                PlaneGroup<T>& of = group[count];
+                of.row_bytes = call.input.stride_bytes[2], of.index_bytes = call.index_bytes;
+                of.planes = int(smaller(side_by_side, end - i));
+                for (int64_t g = 0; g < side_by_side; g++) {
+                    if (g > 0 && g >= of.planes) {  // lanes that nobody stores look at the last plane again
+                        of.inputs[g] = of.inputs[g - 1] - x.output * x.stride * int64_t(sizeof(T));
+                        continue;
+                    }
+                    const int64_t skipped = g * x.output, result = i++ * plane - skipped;
+                    of.inputs[g] = call.input.data + n * call.input.stride_bytes[0] + c * call.input.stride_bytes[1] -
+                                   skipped * x.stride * int64_t(sizeof(T));
+                    of.outputs[g] = reinterpret_cast<T*>(call.output.data) + result;
+                    of.indices[g] = positions ? call.indices.data + result * call.index_bytes : nullptr;
+                    if (++c == call.C) c = 0, n++;
+                }
+            }
+            const bool nan = kernel(group, count, plan, y, x, first, last, carried);
+            for (int64_t i = begin; nan && i < end; i++) pool_plainly<T>(call, i / call.C, i % call.C, first, last);
+        }
+    });
+    *status = Status::ok;
+    return true;
 }
 
 // ---- channels-last images
 
-template <class T, bool kPosition, bool kWhole, int kSize>
+template <class T>
+struct ImageKernels {
+    void (*row)(const PoolImage<T>&, const Axis& y, const Axis& x, int64_t p);
+    void (*band)(const PoolImage<T>&, const Axis& y, const Axis& x, int64_t first, int64_t last, int64_t left, int64_t right,
+                 int64_t c, const BestRows<T>&);
+};
+// For windows that are usual for each way, or any. kWhole: see load_channels().
+template <class T, bool kPosition, bool kExact, bool kWhole>
+static ImageKernels<T> image_kernels(const PoolCall& call) {
+    ImageKernels<T> kernels{pool_pixels_directly<T, kPosition, kExact, kWhole, 0>, pool_band_of_channels<T, kPosition, kExact, kWhole, 0>};
+    if constexpr (kWhole) {
+        if (kExact && square_size(call) == 2) kernels.row = pool_pixels_directly<T, kPosition, true, true, 2>;
+        if (square_size(call) == 3) kernels.band = pool_band_of_channels<T, kPosition, kExact, true, 3>;
+    }
+    return kernels;
+}
+template <class T, bool kExact, bool kWhole>
+static ImageKernels<T> image_kernels(const PoolCall& call) {
+    return call.indices.data ? image_kernels<T, true, kExact, kWhole>(call) : image_kernels<T, false, kExact, kWhole>(call);
+}
+
+template <class T>
 static Status pool_images(const PoolCall& call) {
     constexpr int64_t L = kLanes<T>;
     const Axis &y = call.y, &x = call.x;
+    const bool whole = call.C % L == 0 && call.input.stride_bytes[1] == int64_t(sizeof(T));
+    const ImageKernels<T> kernels = whole ? image_kernels<T, true, true>(call) : image_kernels<T, true, false>(call);
     const auto image_at = [&](int64_t n) {
         const int64_t* b = call.input.stride_bytes;
         const int64_t result = n * y.output * x.output * call.C;
@@ -303,7 +345,7 @@ static Status pool_images(const PoolCall& call) {
                             b[3],
                             b[1],
                             reinterpret_cast<T*>(call.output.data) + result,
-                            kPosition ? call.indices.data + result * call.index_bytes : nullptr,
+                            call.indices.data ? call.indices.data + result * call.index_bytes : nullptr,
                             call.index_bytes,
                             call.C};
     };
@@ -312,7 +354,7 @@ static Status pool_images(const PoolCall& call) {
         parallel(call.threads, [&](Team team) {
             const int64_t rows = call.N * y.output;
             for (int64_t row = team.begin(rows); row < team.end(rows); row++)
-                pool_pixels_directly<T, kPosition, true, kWhole, kSize>(image_at(row / y.output), y, x, row % y.output);
+                kernels.row(image_at(row / y.output), y, x, row % y.output);
         });
         return Status::ok;
     }
@@ -325,32 +367,23 @@ static Status pool_images(const PoolCall& call) {
         const int64_t per_image = per_band * ceil_div(y.output, bands.rows), items = call.N * per_image;
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
             const int64_t first = item % per_image / per_band * bands.rows, left = item % per_band / vectors * bands.columns;
-            pool_band_of_channels<T, kPosition, true, kWhole, kSize>(image_at(item / per_image), y, x, first, smaller(y.output, first + bands.rows), left,
-                                                smaller(x.output, left + bands.columns), item % vectors * L, rows);
+            kernels.band(image_at(item / per_image), y, x, first, smaller(y.output, first + bands.rows), left,
+                         smaller(x.output, left + bands.columns), item % vectors * L, rows);
         }
     });
     return Status::ok;
 }
 
-template <class T, bool kPosition>
-static Status pool_images(const PoolCall& call) {
-    const bool whole = call.C % kLanes<T> == 0 && call.input.stride_bytes[1] == int64_t(sizeof(T));
-    switch (square_size(call)) {
-        case 2: return whole ? pool_images<T, kPosition, true, 2>(call) : pool_images<T, kPosition, false, 2>(call);
-        case 3: return whole ? pool_images<T, kPosition, true, 3>(call) : pool_images<T, kPosition, false, 3>(call);
-        default: return whole ? pool_images<T, kPosition, true, 0>(call) : pool_images<T, kPosition, false, 0>(call);
-    }
-}
-
 // ---- planes turned into channels-last images, as many as there are lanes at a time
 
-template <class T, bool kPosition, bool kExact, int kSize>
-static void pool_turned(const PoolImage<T>& image, const Axis& y, const Axis& x, const PoolBands& bands, const BestRows<T>& rows) {
-    for (int64_t p = 0; bands.rows == 0 && p < y.output; p++) pool_pixels_directly<T, kPosition, kExact, true, kSize>(image, y, x, p);
+template <class T>
+static void pool_turned(const ImageKernels<T>& kernels, const PoolImage<T>& image, const Axis& y, const Axis& x,
+                        const PoolBands& bands, const BestRows<T>& rows) {
+    for (int64_t p = 0; bands.rows == 0 && p < y.output; p++) kernels.row(image, y, x, p);
     for (int64_t first = 0; bands.rows > 0 && first < y.output; first += bands.rows)
         for (int64_t left = 0; left < x.output; left += bands.columns)
-            pool_band_of_channels<T, kPosition, kExact, true, kSize>(image, y, x, first, smaller(y.output, first + bands.rows), left,
-                                                        smaller(x.output, left + bands.columns), 0, rows);
+            kernels.band(image, y, x, first, smaller(y.output, first + bands.rows), left, smaller(x.output, left + bands.columns), 0,
+                         rows);
 }
 
 // Rows of outputs [first, first + y.output) of a plane, as an axis of their own over the input rows from `row` on.
@@ -374,10 +407,11 @@ static int64_t turned_rows(const PoolCall& call) {
     return smaller(call.y.output, output_rows_of(input_rows, call.y));
 }
 
-template <class T, bool kPosition, int kSize>
+template <class T>
 static Status pool_turned_planes(const PoolCall& call) {
     constexpr int64_t L = kLanes<T>, kBytes = int64_t(sizeof(T));
     const Axis &y = call.y, &x = call.x;
+    const ImageKernels<T> exact = image_kernels<T, true, true>(call), without_nan = image_kernels<T, false, true>(call);
     const PoolBands bands = plan_bands<T>(y, x, L);
     const int64_t block = turned_rows<T>(call), blocks = ceil_div(y.output, block), plane = y.output * x.output;
     const int64_t input_rows = smaller(y.input, (block - 1) * y.stride + (y.taps - 1) * y.dilation + 1);
@@ -409,27 +443,15 @@ static Status pool_turned_planes(const PoolCall& call) {
                 for (int64_t h = 0; h < part.y.input; h++)
                     load_channel_lanes<T>(turned + h * x.input * L, x.input, from + h * b[2], b[1], b[3], planes, 0, x.input);
             }
-            if (holds_nan(turned, pixels))
-                pool_turned<T, kPosition, true, 0>(image, part.y, x, bands, rows);
-            else
-                pool_turned<T, kPosition, false, kSize>(image, part.y, x, bands, rows);
+            pool_turned(holds_nan(turned, pixels) ? exact : without_nan, image, part.y, x, bands, rows);
             const int64_t result = (n * call.C + c) * plane + begin * x.output;
             store_channel_lanes<T>(values, results, call.output.data + result * kBytes, plane * kBytes, kBytes, planes);
-            if constexpr (kPosition)
+            if (call.indices.data)
                 store_position_lanes<T>(reinterpret_cast<const Position<T>*>(positions), results, part.row * x.input,
                                         call.indices.data + result * call.index_bytes, call.index_bytes, plane, planes);
         }
     });
     return Status::ok;
-}
-
-template <class T, bool kPosition>
-static Status pool_turned_planes(const PoolCall& call) {
-    switch (square_size(call)) {
-        case 2: return pool_turned_planes<T, kPosition, 2>(call);
-        case 3: return pool_turned_planes<T, kPosition, 3>(call);
-        default: return pool_turned_planes<T, kPosition, 0>(call);
-    }
 }
 
 // Estimated cycles of the ways, for vectors that are moved, transposed and compared, of as many planes as there are lanes; fitted
@@ -474,20 +496,19 @@ static Status max_pool2d(const Pool2dShape& s, int index_bytes, Tensor input, Te
     const double planes = double(s.N) * double(s.C), inputs = double(s.H) * double(s.W), outputs = double(s.P) * double(s.Q);
     const int threads = threads_for(planes * (40 * inputs + 60 * outputs));
     const PoolCall call{s.N, s.C, y, x, input, output, indices, index_bytes, threads};
-    const bool positions = indices.data != nullptr, planar = output.stride_bytes[3] == int64_t(sizeof(T));
+    const bool planar = output.stride_bytes[3] == int64_t(sizeof(T));
     // The caller gives such planes indices of 8 bytes. A window that misses its plane is found just outside it.
-    if (positions && sizeof(T) == 4 && double(s.H + 1) * double(s.W + 1) >= 2147483648.0 && index_bytes == 8) {
+    if (indices.data && sizeof(T) == 4 && double(s.H + 1) * double(s.W + 1) >= 2147483648.0 && index_bytes == 8) {
         for (int64_t plane = 0; plane < s.N * s.C; plane++) pool_plainly<T>(call, plane / s.C, plane % s.C, 0, s.P);
         return Status::ok;
     }
     if (planar) {
         const double turned = turned_cycles<T>(call);
         Status status;
-        if (positions ? pool_rows<T, true>(call, turned, &status) : pool_rows<T, false>(call, turned, &status)) return status;
-        if (turned < planar_cycles<T>(call)) return positions ? pool_turned_planes<T, true>(call) : pool_turned_planes<T, false>(call);
-        return positions ? pool_planes<T, true>(call) : pool_planes<T, false>(call);
+        if (pool_rows<T>(call, turned, &status)) return status;
+        return turned < planar_cycles<T>(call) ? pool_turned_planes<T>(call) : pool_planes<T>(call);
     }
-    return positions ? pool_images<T, true>(call) : pool_images<T, false>(call);
+    return pool_images<T>(call);
 }
 static Status max_pool2d(const Pool2dShape& s, int itemsize, int index_bytes, Tensor input, Tensor output, Tensor indices) {
     return itemsize == 4 ? max_pool2d<float>(s, index_bytes, input, output, indices)

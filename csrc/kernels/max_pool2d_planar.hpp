@@ -84,13 +84,13 @@ FASTCV_INLINE Vec<T> load_tap(const PoolRow& row, const Axis& x, int64_t column,
     const Vec<T> a = load_at<T, kEdge>(row, x, c), b = load_at<T, kEdge>(row, x, c + L);
     return odd_half ? odd<T>(a, b) : even<T>(a, b);
 }
-// The best of windows of `rows` x `taps` for a vector of outputs. Positions count from each window's first tap, or, for kEdge,
-// from the plane's beginning. kRows, kTaps: those numbers, and then dilation along the row is 1; 0: any.
-template <class T, int kRows, int kTaps, int kStride, bool kPosition, bool kExact>
+// The best of windows of `rows` x `taps` for a vector of outputs. Positions count from each window's first tap. kRows: their rows;
+// 0: any.
+template <class T, int kRows, int kStride, bool kPosition, bool kExact>
 FASTCV_INLINE Best<T> search_inside(const PoolRow& first, int64_t row_bytes, int64_t row_positions, int64_t some_rows, const Axis& x,
-                                    int64_t some_taps, int64_t column, Mask<T>& nan) {
+                                    int64_t taps, int64_t column, Mask<T>& nan) {
     using At = Position<T>;
-    const int64_t rows = kRows ? kRows : some_rows, taps = kTaps ? kTaps : some_taps, dilation = kTaps ? 1 : x.dilation;
+    const int64_t rows = kRows ? kRows : some_rows, dilation = x.dilation;
     Best<T> best;
     for (int64_t r = 0; r < rows; r++) {
         const PoolRow row{first.data + r * row_bytes, first.column_bytes, 0};
@@ -116,11 +116,11 @@ FASTCV_INLINE Best<T> search_inside(const PoolRow& first, int64_t row_bytes, int
     return best;
 }
 // The same where taps miss the row: `best` says where each window first meets the plane. Positions count from the plane's beginning.
-template <class T, int kRows, int kTaps, int kStride, bool kPosition, bool kExact>
+template <class T, int kRows, int kStride, bool kPosition, bool kExact>
 FASTCV_NOINLINE void search_edge(Best<T>* result, const PoolRow& first, int64_t row_bytes, int64_t row_positions, int64_t some_rows,
-                                 const Axis& x, int64_t some_taps, int64_t column, Mask<T>* nan) {
+                                 const Axis& x, int64_t taps, int64_t column, Mask<T>* nan) {
     using At = Position<T>;
-    const int64_t rows = kRows ? kRows : some_rows, taps = kTaps ? kTaps : some_taps, dilation = kTaps ? 1 : x.dilation;
+    const int64_t rows = kRows ? kRows : some_rows, dilation = x.dilation;
     const Vec<At> start = lane_indices<T>() * At(kStride ? kStride : x.stride) + At(first.position + column);
     Best<T> best = *result;
     Mask<T> seen{};
@@ -139,7 +139,7 @@ FASTCV_NOINLINE void search_edge(Best<T>* result, const PoolRow& first, int64_t 
 // A row of windows: `rows` rows of the image from `first` on, `taps` of each; outputs [left, left + count). `beyond`: elements behind
 // each of those rows that may be read, whatever they are. Bests go to put.whole(output - left, best), or to put.some() where not
 // all lanes are outputs. Returns whether NaN was met. kMoveBack: outputs may be put twice, so that a row ends in a whole vector.
-template <class T, int kRows, int kTaps, int kStride, bool kPosition, bool kExact, bool kMoveBack, class Put>
+template <class T, int kRows, int kStride, bool kPosition, bool kExact, bool kMoveBack, class Put>
 FASTCV_INLINE bool search_windows(const PoolRow& first, int64_t row_bytes, int64_t row_positions, int64_t rows, const Axis& x,
                                   int64_t taps, int64_t left, int64_t count, int64_t start_row, int64_t beyond, const Put& put) {
     constexpr int64_t L = kLanes<T>;
@@ -151,14 +151,14 @@ FASTCV_INLINE bool search_windows(const PoolRow& first, int64_t row_bytes, int64
         Best<T> best{splat(T(-__builtin_inf())), {}};
         if constexpr (kPosition) best.position = first_inside<T>(x, column, x.stride) + At(start_row);
         if (rows > 0)
-            search_edge<T, kRows, kTaps, kStride, kPosition, kExact>(&best, first, row_bytes, row_positions, rows, x, taps, column,
-                                                                     &edge_nan);
+            search_edge<T, kRows, kStride, kPosition, kExact>(&best, first, row_bytes, row_positions, rows, x, taps, column,
+                                                              &edge_nan);
         put.some(e, best);
     };
     const auto inside = [&](int64_t e, Mask<T>& met) __attribute__((always_inline)) {
         const int64_t column = origin + e * x.stride;
         Best<T> best =
-            search_inside<T, kRows, kTaps, kStride, kPosition, kExact>(first, row_bytes, row_positions, rows, x, taps, column, met);
+            search_inside<T, kRows, kStride, kPosition, kExact>(first, row_bytes, row_positions, rows, x, taps, column, met);
         if constexpr (kPosition) best.position += lane_indices<T>() * At(kStride) + At(first.position + column);
         return best;
     };
@@ -208,7 +208,7 @@ struct PutScratch {
 // ---- direct
 
 // One row of outputs, `whole` if its windows have all their rows; whether it met NaN.
-template <class T, int kSize, int kStride, bool kPosition, bool kExact>
+template <class T, int kStride, bool kPosition, bool kExact>
 static bool pool_row_directly(const PoolPlane<T>& plane, const Axis& y, const Axis& x, int64_t p, bool whole) {
     const int64_t tap = whole ? 0 : y.first_tap(p), rows = whole ? y.taps : larger(0, y.last_tap(p) - tap);
     const int64_t top = p * y.stride - y.pad;
@@ -220,17 +220,14 @@ static bool pool_row_directly(const PoolPlane<T>& plane, const Axis& y, const Ax
     // Behind a row that is not the last one, the next one follows.
     const int64_t below = y.input - 1 - (h + (rows - 1) * y.dilation);
     const int64_t beyond = plane.row_bytes >= x.input * int64_t(sizeof(T)) ? below * x.input : 0;
-    if (kSize != 0 && rows == kSize)
-        return search_windows<T, kSize, kSize, kStride, kPosition, kExact, true>(first, row_bytes, row_positions, rows, x, x.taps, 0,
-                                                                                 x.output, start, beyond, put);
-    return search_windows<T, 0, 0, kStride, kPosition, kExact, true>(first, row_bytes, row_positions, rows, x, x.taps, 0, x.output,
-                                                                     start, beyond, put);
+    return search_windows<T, 0, kStride, kPosition, kExact, true>(first, row_bytes, row_positions, rows, x, x.taps, 0, x.output, start,
+                                                                  beyond, put);
 }
 
 // ---- shared
 
 // Rows of outputs [first, last), columns [left, right), in scratch; whether they met NaN.
-template <class T, int kTaps, int kStride, bool kPosition, bool kExact>
+template <class T, int kStride, bool kPosition, bool kExact>
 static bool pool_band(const PoolPlane<T>& plane, const Axis& y, const Axis& x, int64_t first, int64_t last, int64_t left,
                       int64_t right, const BestRows<T>& rows) {
     const Doubling plan(x.taps);
@@ -244,7 +241,7 @@ static bool pool_band(const PoolPlane<T>& plane, const Axis& y, const Axis& x, i
         const bool inside = h >= 0 && h < y.input;
         const int64_t position = (inside ? h : y.first_inside(h)) * x.input;
         const PoolRow row{inside ? plane.input + h * plane.row_bytes : nullptr, plane.column_bytes, position};
-        nan |= search_windows<T, 1, kTaps, kStride, kPosition, kExact, false>(
+        nan |= search_windows<T, 1, kStride, kPosition, kExact, false>(
             row, 0, 0, inside, x, taps, left, searched, position, 0, PutScratch<T, kPosition>{rows, j * rows.pitch});
         if (doubled && inside) finish_row<T, kPosition, kExact>(rows, j, width, x, plan, 1);
     }

@@ -26,24 +26,31 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-// Vectors that a window's taps come from, and vectors of a row that are not all inside; more are left to other ways.
-constexpr int kMaxLoads = 8, kMaxEdges = 4;
+// Vectors that a window's taps come from, vectors of a row that are not all inside, and planes side by side.
+constexpr int kMaxLoads = 8, kMaxEdges = 4, kMaxPlanes = 4;
 
-// One vector of outputs, its lanes those of kPlanes planes. Loads of lane g begin at `column` of the plane's row.
-template <class T, int kPlanes>
-struct OutputVector {
+// A vector of outputs of one plane, whose windows lie inside the row. Loads begin at `column`.
+template <class T>
+struct InnerVector {
+    static constexpr bool kInner = true;
     int64_t column;
-    Mask<T> loads[kMaxLoads][kPlanes], stores[kPlanes];
-    Vec<Position<T>> start, first;  // where windows start, and where they first meet the row
+    Vec<Position<T>> start;  // where windows start
+};
+// Any other, with the lanes of each plane that are loaded and stored.
+template <class T>
+struct EdgeVector {
+    static constexpr bool kInner = false;
+    int64_t column;
+    Vec<Position<T>> start, first;  // first: where windows first meet the row
+    Mask<T> loads[kMaxLoads][kMaxPlanes], stores[kMaxPlanes];
 };
 
-
 // Planes that are pooled together. Pointers are moved such that a lane's place does not depend on its plane.
-template <class T, int kPlanes>
+template <class T>
 struct PlaneGroup {
-    const char* inputs[kPlanes];
-    T* outputs[kPlanes];
-    char* indices[kPlanes];
+    const char* inputs[kMaxPlanes];
+    T* outputs[kMaxPlanes];
+    char* indices[kMaxPlanes];
     int64_t row_bytes;
     int index_bytes, planes;
 };
@@ -60,31 +67,29 @@ struct WindowRows {
     }
 };
 
-template <int kStride>
-FASTCV_INLINE int64_t loads_of(const Axis& x) {
-    return x.dilation == 1 ? ceil_div(x.taps, kStride) * kStride : x.taps * kStride;
-}
+static inline int64_t loads_of(const Axis& x) { return x.dilation == 1 ? round_up(x.taps, x.stride) : x.taps * x.stride; }
 // Load i's distance from the first.
-template <class T, int kStride>
-FASTCV_INLINE int64_t offset_of(const Axis& x, int64_t i) {
-    return i / kStride * (x.dilation == 1 ? kStride : x.dilation) + i % kStride * kLanes<T>;
+template <class T>
+static int64_t offset_of(const Axis& x, int64_t i) {
+    return i / x.stride * (x.dilation == 1 ? x.stride : x.dilation) + i % x.stride * kLanes<T>;
 }
 
 // A row's vectors: `edges` of them, of which the first `left` begin the row; between them those that lie inside.
-template <class T, int kStride, int kPlanes>
+template <class T>
 struct RowPlan {
-    OutputVector<T, kPlanes> edge[kMaxEdges];
+    EdgeVector<T> edge[kMaxEdges];
     int64_t vectors, left, edges;
+    int64_t few;  // rows of outputs that a vector goes down before the next one's turn
 
-    // Whether the row can be planned.
-    bool make(const Axis& x) {
+    // For rows of `planes` planes side by side; whether they can be planned.
+    __attribute__((noinline)) bool make(const Axis& x, int64_t planes) {
         constexpr int64_t L = kLanes<T>;
         vectors = ceil_div(x.output, L), left = edges = 0;
-        const int64_t loads = loads_of<kStride>(x), reach = offset_of<T, kStride>(x, loads - 1) + L;
+        const int64_t loads = loads_of(x), reach = offset_of<T>(x, loads - 1) + L;
         if (loads > kMaxLoads) return false;
         const auto whole = [&](int64_t v) {
-            const int64_t column = v * L * kStride - x.pad;
-            return kPlanes == 1 && (v + 1) * L <= x.output && column >= 0 && column + reach <= x.input;
+            const int64_t column = v * L * x.stride - x.pad;
+            return planes == 1 && (v + 1) * L <= x.output && column >= 0 && column + reach <= x.input;
         };
         while (left < vectors && !whole(left))
             if (++left > kMaxEdges) return false;
@@ -93,7 +98,7 @@ struct RowPlan {
             if (left + vectors - --right > kMaxEdges) return false;
         for (int64_t v = 0; v < vectors; v++) {
             if (v == left) v = right;
-            if (v < vectors) make(x, v * L, edge[edges++]);
+            if (v < vectors) make_edge(x, v * L, planes, edge[edges++]);
         }
         return true;
     }
@@ -101,39 +106,39 @@ struct RowPlan {
     // Vectors [left, inside_end()) are no edges, the first of them inside().
     int64_t inside_end() const { return vectors - (edges - left); }
     int64_t number(int64_t e) const { return e < left ? e : inside_end() + e - left; }
-    OutputVector<T, kPlanes> inside(const Axis& x) const {
-        OutputVector<T, kPlanes> o;
-        o.column = left * kLanes<T> * kStride - x.pad;
-        o.start = splat(Position<T>(o.column)) + lane_indices<T>() * Position<T>(kStride);
-        return o;
+    template <int kStride>
+    InnerVector<T> inside(const Axis& x) const {
+        const int64_t column = left * kLanes<T> * kStride - x.pad;
+        return {column, splat(Position<T>(column)) + lane_indices<T>() * Position<T>(kStride)};
     }
-    static void next(OutputVector<T, kPlanes>& o) {
+    template <int kStride>
+    static void next(InnerVector<T>& o) {
         o.column += kLanes<T> * kStride;
         o.start += Position<T>(kLanes<T> * kStride);
     }
 
 private:
-    static void make(const Axis& x, int64_t from, OutputVector<T, kPlanes>& o) {
+    static void make_edge(const Axis& x, int64_t from, int64_t planes, EdgeVector<T>& o) {
         constexpr int64_t L = kLanes<T>;
         using At = Position<T>;
-        o.column = from * kStride - x.pad;
-        o.start = splat(At(o.column)) + lane_indices<T>() * At(kStride);
-        o.first = first_inside<T>(x, o.column, kStride);
-        for (int64_t g = 0; g < kPlanes; g++) {
+        o.column = from * x.stride - x.pad;
+        o.start = splat(At(o.column)) + lane_indices<T>() * At(x.stride);
+        o.first = first_inside<T>(x, o.column, x.stride);
+        for (int64_t g = 0; g < planes; g++) {
             // The plane's outputs are lanes [begin, end); its row begins at load lane `row`.
-            const int64_t begin = kPlanes == 1 ? 0 : g * x.output, end = kPlanes == 1 ? x.output - from : begin + x.output;
-            const int64_t row = begin * kStride - o.column;
+            const int64_t begin = planes == 1 ? 0 : g * x.output, end = planes == 1 ? x.output - from : begin + x.output;
+            const int64_t row = begin * x.stride - o.column;
             o.stores[g] = lanes_between<T>(begin, end);
             if (g > 0) {
-                const Vec<At> there = splat(At(-begin * kStride));
+                const Vec<At> there = splat(At(-begin * x.stride));
                 const Mask<T> mine = lanes_from<T>(begin);
-                o.first = choose(mine, first_inside<T>(x, o.column - begin * kStride, kStride), o.first);
-                o.start = choose(mine, splat(At(o.column)) + lane_indices<T>() * At(kStride) + there, o.start);
+                o.first = choose(mine, first_inside<T>(x, o.column - begin * x.stride, x.stride), o.first);
+                o.start = choose(mine, splat(At(o.column)) + lane_indices<T>() * At(x.stride) + there, o.start);
             }
-            for (int64_t i = 0; i < loads_of<kStride>(x); i++) {
-                const int64_t offset = offset_of<T, kStride>(x, i), shift = i % kStride * L;
-                const int64_t in = larger(row - offset, begin * kStride - shift);
-                const int64_t out = smaller(row + x.input - offset, end * kStride - shift);
+            for (int64_t i = 0; i < loads_of(x); i++) {
+                const int64_t offset = offset_of<T>(x, i), shift = i % x.stride * L;
+                const int64_t in = larger(row - offset, begin * x.stride - shift);
+                const int64_t out = smaller(row + x.input - offset, end * x.stride - shift);
                 o.loads[i][g] = lanes_between<T>(in, out);
             }
         }
@@ -162,12 +167,12 @@ FASTCV_INLINE Vec<T> every(const Vec<T>* v, int64_t t) {
     }
 }
 
-// The best along the windows of one row. kTaps: their taps, not dilated; 0: any. kWhole: a vector that is not an edge.
-template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, bool kWhole>
-FASTCV_INLINE Best<T> search_row(const char* const* rows, const Axis& x, const OutputVector<T, kPlanes>& o, int64_t position,
-                                 Mask<T>& nan) {
+// The best along the windows of row h of kPlanes planes. kTaps: their taps, not dilated; 0: any. V: InnerVector or EdgeVector.
+template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, class V>
+FASTCV_INLINE Best<T> search_row(const PlaneGroup<T>& group, const Axis& x, const V& o, int64_t h, Mask<T>& nan) {
     using At = Position<T>;
     const int64_t dilation = kTaps ? 1 : x.dilation;
+    const int64_t row = h * group.row_bytes, position = h * x.input;
     Vec<At> start{};
     if constexpr (kPosition) start = o.start + At(position);
     Best<T> best;
@@ -177,13 +182,13 @@ FASTCV_INLINE Best<T> search_row(const char* const* rows, const Axis& x, const O
         if (phase == 0) {
             FASTCV_UNROLL for (int i = 0; i < kStride; i++) {
                 const int64_t column = o.column + t * dilation + i * kLanes<T>;
-                if constexpr (kWhole) {
-                    loaded[i] = load(reinterpret_cast<const T*>(rows[0]) + column);
+                const auto from = [&](int g) { return reinterpret_cast<const T*>(group.inputs[g] + row) + column; };
+                if constexpr (V::kInner) {
+                    loaded[i] = load(from(0));
                 } else {
+                    const Mask<T>* lanes = o.loads[(dilation == 1 ? t : t * kStride) + i];
                     loaded[i] = splat(-kInfinity<T>);
-                    FASTCV_UNROLL for (int g = 0; g < kPlanes; g++)
-                        loaded[i] = load_where<T>(o.loads[(dilation == 1 ? t : t * kStride) + i][g],
-                                                  reinterpret_cast<const T*>(rows[g]) + column, loaded[i]);
+                    FASTCV_UNROLL for (int g = 0; g < kPlanes; g++) loaded[i] = load_where<T>(lanes[g], from(g), loaded[i]);
                 }
                 if (i % 2 == 1 || i == kStride - 1) nan = Mask<T>(nan | unordered(loaded[i], loaded[i % 2 == 1 ? i - 1 : i]));
             }
@@ -191,7 +196,8 @@ FASTCV_INLINE Best<T> search_row(const char* const* rows, const Axis& x, const O
         const Vec<T> v = every<T, kStride>(loaded, phase);
         if (t == 0) {
             best.value = v;
-            best.position = kWhole || !kPosition ? start : o.first + At(position);
+            best.position = start;
+            if constexpr (kPosition && !V::kInner) best.position = o.first + At(position);
         } else {
             take<T, kPosition, false>(best, v, start + At(t * dilation));
         }
@@ -204,10 +210,9 @@ FASTCV_INLINE Best<T> search_row(const char* const* rows, const Axis& x, const O
     return best;
 }
 
-template <class T, int kPlanes, bool kPosition, bool kWhole>
-FASTCV_INLINE void store_best(const PlaneGroup<T, kPlanes>& group, const OutputVector<T, kPlanes>& o, int64_t at,
-                              const Best<T>& best) {
-    if constexpr (kWhole) {
+template <class T, int kPlanes, bool kPosition, class V>
+FASTCV_INLINE void store_best(const PlaneGroup<T>& group, const V& o, int64_t at, const Best<T>& best) {
+    if constexpr (V::kInner) {
         store(group.outputs[0] + at, best.value);
         if constexpr (kPosition) store_positions(group.indices[0], group.index_bytes, at, best.position, kLanes<T>);
     } else {
@@ -218,6 +223,12 @@ FASTCV_INLINE void store_best(const PlaneGroup<T, kPlanes>& group, const OutputV
                 store_positions_where<T>(o.stores[g], group.indices[g], group.index_bytes, at, best.position);
         }
     }
+}
+// Where windows of row h are found that see nothing.
+template <class T, class V>
+FASTCV_INLINE Best<T> nothing_in_row(const V& o, int64_t h, const Axis& x) {
+    if constexpr (V::kInner) return {splat(-kInfinity<T>), o.start + Position<T>(h * x.input)};
+    else return {splat(-kInfinity<T>), o.first + Position<T>(h * x.input)};
 }
 
 // (Member by member: GCC would copy a whole Best through memory.)
@@ -242,44 +253,42 @@ FASTCV_INLINE void for_each_row(const WindowRows& window, const Axis& y, const V
 }
 
 // One vector of outputs of the row of windows `window`.
-template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, bool kWhole>
-FASTCV_INLINE Best<T> search_rows(const PlaneGroup<T, kPlanes>& group, const OutputVector<T, kPlanes>& o, const WindowRows& window,
-                                  const Axis& y, const Axis& x, Mask<T>& nan) {
-    Best<T> best{splat(-kInfinity<T>), {}};
-    if (window.rows == 0) best.position = (kWhole ? o.start : o.first) + Position<T>(y.first_inside(window.top) * x.input);
+template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, class V>
+FASTCV_INLINE Best<T> search_rows(const PlaneGroup<T>& group, const V& o, const WindowRows& window, const Axis& y, const Axis& x,
+                                  Mask<T>& nan) {
+    Best<T> best = nothing_in_row<T>(o, window.rows == 0 ? y.first_inside(window.top) : 0, x);
     for_each_row<kTaps>(window, y, [&](int64_t r, int64_t h) __attribute__((always_inline)) {
-        const char* rows[kPlanes];
-        FASTCV_UNROLL for (int g = 0; g < kPlanes; g++) rows[g] = group.inputs[g] + h * group.row_bytes;
-        const Best<T> along = search_row<T, kStride, kTaps, kPlanes, kPosition, kWhole>(rows, x, o, h * x.input, nan);
-        take_next<T, kPosition>(best, along, r == 0);
+        take_next<T, kPosition>(best, search_row<T, kStride, kTaps, kPlanes, kPosition>(group, x, o, h, nan), r == 0);
     });
     return best;
 }
 
-// Rows of outputs [first, last), each row's windows on their own: row by row where nothing is masked, as memory likes it, and
-// then the edges. Whether they met NaN.
+// Pools rows of outputs [first, last) of `count` groups; whether they met NaN. Of several, `carried` has room for
+// kTaps - kStride bests of each vector.
+template <class T>
+using RowKernel = bool (*)(const PlaneGroup<T>* groups, int64_t count, const RowPlan<T>& plan, const Axis& y, const Axis& x,
+                           int64_t first, int64_t last, Best<T>* carried);
+
+// Each row's windows on their own: row by row where nothing is masked, as memory likes it, and then the edges.
 template <class T, int kStride, int kTaps, int kPlanes, bool kPosition>
-static bool pool_rows_directly(const PlaneGroup<T, kPlanes>* groups, int64_t count, const RowPlan<T, kStride, kPlanes>& plan,
-                               const Axis& y, const Axis& x, int64_t first, int64_t last) {
+static bool pool_rows_directly(const PlaneGroup<T>* groups, int64_t count, const RowPlan<T>& plan, const Axis& y, const Axis& x,
+                               int64_t first, int64_t last, Best<T>*) {
     constexpr int64_t L = kLanes<T>;
     Mask<T> nan{};
     for (int64_t i = 0; kPlanes == 1 && plan.left < plan.inside_end() && i < count; i++)
         for (int64_t p = first; p < last; p++) {
             const WindowRows window(y, p);
-            OutputVector<T, kPlanes> o = plan.inside(x);
-            for (int64_t v = plan.left; v < plan.inside_end(); v++, plan.next(o)) {
-                const Best<T> best = search_rows<T, kStride, kTaps, kPlanes, kPosition, true>(groups[i], o, window, y, x, nan);
-                store_best<T, kPlanes, kPosition, true>(groups[i], o, p * x.output + v * L, best);
-            }
+            InnerVector<T> o = plan.template inside<kStride>(x);
+            for (int64_t v = plan.left; v < plan.inside_end(); v++, plan.template next<kStride>(o))
+                store_best<T, kPlanes, kPosition>(groups[i], o, p * x.output + v * L,
+                                         search_rows<T, kStride, kTaps, kPlanes, kPosition>(groups[i], o, window, y, x, nan));
         }
     for (int64_t e = 0; e < plan.edges; e++) {
-        const OutputVector<T, kPlanes> o = plan.edge[e];
+        const EdgeVector<T> o = plan.edge[e];  // a copy, so that its masks stay in registers
         for (int64_t i = 0; i < count; i++)
-            for (int64_t p = first; p < last; p++) {
-                const Best<T> best =
-                    search_rows<T, kStride, kTaps, kPlanes, kPosition, false>(groups[i], o, WindowRows(y, p), y, x, nan);
-                store_best<T, kPlanes, kPosition, false>(groups[i], o, p * x.output + plan.number(e) * L, best);
-            }
+            for (int64_t p = first; p < last; p++)
+                store_best<T, kPlanes, kPosition>(groups[i], o, p * x.output + plan.number(e) * L,
+                                         search_rows<T, kStride, kTaps, kPlanes, kPosition>(groups[i], o, WindowRows(y, p), y, x, nan));
     }
     return any<T>(nan);
 }
@@ -287,24 +296,20 @@ static bool pool_rows_directly(const PlaneGroup<T, kPlanes>* groups, int64_t cou
 // ---- shared: square windows of kTaps, not dilated, less than kTaps apart
 
 // The best along row h, which may lie outside.
-template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, bool kWhole>
-FASTCV_INLINE Best<T> search_row_or_padding(const PlaneGroup<T, kPlanes>& group, const OutputVector<T, kPlanes>& o, int64_t h,
-                                            const Axis& y, const Axis& x, Mask<T>& nan) {
-    if (__builtin_expect(uint64_t(h) >= uint64_t(y.input), 0))
-        return {splat(-kInfinity<T>), (kWhole ? o.start : o.first) + Position<T>(larger(h, 0) * x.input)};
-    const char* rows[kPlanes];
-    FASTCV_UNROLL for (int g = 0; g < kPlanes; g++) rows[g] = group.inputs[g] + h * group.row_bytes;
-    return search_row<T, kStride, kTaps, kPlanes, kPosition, kWhole>(rows, x, o, h * x.input, nan);
+template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, class V>
+FASTCV_INLINE Best<T> search_row_or_padding(const PlaneGroup<T>& group, const V& o, int64_t h, const Axis& y, const Axis& x,
+                                            Mask<T>& nan) {
+    if (__builtin_expect(uint64_t(h) >= uint64_t(y.input), 0)) return nothing_in_row<T>(o, larger(h, 0), x);
+    return search_row<T, kStride, kTaps, kPlanes, kPosition>(group, x, o, h, nan);
 }
 
 // Outputs [first, last) below each other of the vector whose bests are at `at` of the outputs and `carried` between calls.
-template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, bool kWhole>
-FASTCV_INLINE void pool_column(const PlaneGroup<T, kPlanes>& group, const OutputVector<T, kPlanes>& o, const Axis& y,
-                               const Axis& x, int64_t first, int64_t last, int64_t at, bool begins, Best<T>* carried,
-                               Mask<T>& nan) {
+template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, class V>
+FASTCV_INLINE void pool_column(const PlaneGroup<T>& group, const V& o, const Axis& y, const Axis& x, int64_t first, int64_t last,
+                               int64_t at, bool begins, Best<T>* carried, Mask<T>& nan) {
     constexpr int kCarried = kTaps - kStride;
     const auto search = [&](int64_t h) __attribute__((always_inline)) {
-        return search_row_or_padding<T, kStride, kTaps, kPlanes, kPosition, kWhole>(group, o, h, y, x, nan);
+        return search_row_or_padding<T, kStride, kTaps, kPlanes, kPosition>(group, o, h, y, x, nan);
     };
     Best<T> bests[kTaps];
     FASTCV_UNROLL for (int i = 0; i < kCarried; i++) bests[i] = begins ? search(first * kStride - y.pad + i) : carried[i];
@@ -312,33 +317,31 @@ FASTCV_INLINE void pool_column(const PlaneGroup<T, kPlanes>& group, const Output
         FASTCV_UNROLL for (int i = kCarried; i < kTaps; i++) bests[i] = search(p * kStride - y.pad + i);
         Best<T> best = bests[0];
         FASTCV_UNROLL for (int i = 1; i < kTaps; i++) take<T, kPosition, false>(best, bests[i].value, bests[i].position);
-        store_best<T, kPlanes, kPosition, kWhole>(group, o, p * x.output + at, best);
+        store_best<T, kPlanes, kPosition>(group, o, p * x.output + at, best);
         FASTCV_UNROLL for (int i = 0; i < kCarried; i++) bests[i] = bests[i + kStride];
     }
     FASTCV_UNROLL for (int i = 0; i < kCarried; i++) carried[i] = bests[i];
 }
 
-// Rows of outputs [first, last), `few` at a time; `carried` has room for kTaps - kStride bests of each vector. Whether they met
-// NaN.
 template <class T, int kStride, int kTaps, int kPlanes, bool kPosition>
-static bool pool_rows_shared(const PlaneGroup<T, kPlanes>* groups, int64_t count, const RowPlan<T, kStride, kPlanes>& plan,
-                             const Axis& y, const Axis& x, int64_t first, int64_t last, int64_t few, Best<T>* carried) {
+static bool pool_rows_shared(const PlaneGroup<T>* groups, int64_t count, const RowPlan<T>& plan, const Axis& y, const Axis& x,
+                             int64_t first, int64_t last, Best<T>* carried) {
     constexpr int64_t L = kLanes<T>, kCarried = kTaps - kStride;
     Mask<T> nan{};
-    for (int64_t p = first; p < last; p += few) {
-        const int64_t end = smaller(last, p + few);
+    for (int64_t p = first; p < last; p += plan.few) {
+        const int64_t end = smaller(last, p + plan.few);
         for (int64_t i = 0; kPlanes == 1 && plan.left < plan.inside_end() && i < count; i++) {
-            OutputVector<T, kPlanes> o = plan.inside(x);
-            for (int64_t v = plan.left; v < plan.inside_end(); v++, plan.next(o))
-                pool_column<T, kStride, kTaps, kPlanes, kPosition, true>(
-                    groups[i], o, y, x, p, end, v * L, p == first, carried + (i * plan.vectors + v) * kCarried, nan);
+            InnerVector<T> o = plan.template inside<kStride>(x);
+            for (int64_t v = plan.left; v < plan.inside_end(); v++, plan.template next<kStride>(o))
+                pool_column<T, kStride, kTaps, kPlanes, kPosition>(groups[i], o, y, x, p, end, v * L, p == first,
+                                                          carried + (i * plan.vectors + v) * kCarried, nan);
         }
         for (int64_t e = 0; e < plan.edges; e++) {
-            const OutputVector<T, kPlanes> o = plan.edge[e];
+            const EdgeVector<T> o = plan.edge[e];
             const int64_t v = plan.number(e);
             for (int64_t i = 0; i < count; i++)
-                pool_column<T, kStride, kTaps, kPlanes, kPosition, false>(
-                    groups[i], o, y, x, p, end, v * L, p == first, carried + (i * plan.vectors + v) * kCarried, nan);
+                pool_column<T, kStride, kTaps, kPlanes, kPosition>(groups[i], o, y, x, p, end, v * L, p == first,
+                                                          carried + (i * plan.vectors + v) * kCarried, nan);
         }
     }
     return any<T>(nan);

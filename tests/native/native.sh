@@ -12,35 +12,39 @@ cxx=${CXX:-g++}
 folder=build/native/$machine
 mkdir -p "$folder"
 
-# From setup.py itself, so that what is checked is what ships: the flags of all files in one line, then
-# a line for each instruction set, its name first.
+# From setup.py itself, so that what is checked is what ships: the flags of all files in one line, the
+# parts of an instruction set in another, then a line for each set, its name first.
 mapfile -t lines < <(python3 - "$machine" <<'CODE'
 import ast, sys
 
 names = {}
 for node in ast.parse(open("setup.py").read()).body:
-    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"FLAGS", "ISA_FLAGS"}:
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"FLAGS", "ISA_FLAGS", "PARTS"}:
         exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
 print(*names["FLAGS"])
+print(*names["PARTS"])
 for isa, flags in names["ISA_FLAGS"].get(sys.argv[1], {"baseline": []}).items():
     print(isa, *flags)
 CODE
 )
 flags=${lines[0]}
+parts=${lines[1]}
 
 objects=()
 commands=()
 compile() {  # SOURCE [FLAGS]
-    local object=$folder/$(basename "$1" .cpp).o
+    local object=$folder/${1//\//_}.o
     objects+=("$object")
     # find complains where there is no object yet, which makes it old as well.
     if [ -n "$(find csrc setup.py tests/native -newer "$object" 2>&1)" ]; then
         commands+=("$cxx -Wall -Wextra -Werror $flags ${*:2} -c $1 -o $object")
     fi
 }
-for ((i = ${#lines[@]} - 1; i > 0; i--)); do  # the slowest to compile first
-    read -r isa isa_flags <<<"${lines[i]}"
-    compile "csrc/isa/$isa.cpp" "$isa_flags"
+for part in $parts; do
+    for line in "${lines[@]:2}"; do
+        read -r isa isa_flags <<<"$line"
+        compile "csrc/isa/$isa/$part.cpp" "$isa_flags"
+    done
 done
 for source in csrc/*.cpp tests/native/*.cpp; do compile "$source"; done
 if [ ${#commands[@]} -gt 0 ]; then

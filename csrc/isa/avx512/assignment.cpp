@@ -1,3 +1,3 @@
 #define FASTCV_ISA avx512
 #define FASTCV_VECTOR_BYTES 64
-#include "../kernels/table.hpp"
+#include "../../kernels/add_assignment.hpp"

@@ -1,3 +1,3 @@
 #define FASTCV_ISA neon
 #define FASTCV_VECTOR_BYTES 16
-#include "../kernels/table.hpp"
+#include "../../kernels/add_convolution.hpp"

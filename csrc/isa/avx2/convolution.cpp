@@ -1,0 +1,3 @@
+#define FASTCV_ISA avx2
+#define FASTCV_VECTOR_BYTES 32
+#include "../../kernels/add_convolution.hpp"

@@ -1,0 +1,3 @@
+#define FASTCV_ISA avx512
+#define FASTCV_VECTOR_BYTES 64
+#include "../../kernels/add_matrices.hpp"

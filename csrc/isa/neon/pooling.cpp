@@ -1,0 +1,3 @@
+#define FASTCV_ISA neon
+#define FASTCV_VECTOR_BYTES 16
+#include "../../kernels/add_pooling.hpp"
