@@ -65,8 +65,7 @@ FASTCV_INLINE Vec<double> times_power(Vec<double> p, Vec<double> n) {
 // Needs |shift| <= kLargestShift, and x at most about as large.
 template <class T>
 FASTCV_INLINE Vec<T> exp2_shifted(Vec<T> x, Vec<T> shift) {
-    const Vec<T> lowest = splat<T>(-2 * kLargestShift<T>);
-    x = lowest > x ? lowest : x;  // a NaN stays
+    x = upper(splat<T>(-2 * kLargestShift<T>), x);  // a NaN stays
     const Vec<T> n = round_to_integer(x);
     return times_power(exp2_fraction(x - n), n - shift);
 }

@@ -188,6 +188,50 @@ def test_blocks_of_keys(keys: int) -> None:
 
 
 @each_dtype
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("keys", [1, 30, 511, 512, 513, 1100])
+def test_few_queries(keys: int, queries: int, dtype: type) -> None:
+    """They read keys and values in place, in parts of 512 keys."""
+    rng = np.random.default_rng(keys)
+    for columns, values in ((16, 16), (80, 64), (32, 144), (20, 16)):
+        arrays = made(
+            rng,
+            (2, 2, queries, columns),
+            (2, 2, keys, columns),
+            (2, 2, keys, values),
+            dtype=dtype,
+        )
+        check(*arrays)
+        lengths = np.array([keys // 2, max(keys - 1, 0)])
+        check(*arrays, kv_lengths=lengths, softcap=2.0)
+        check(*arrays, mask_of(rng, "float", (2, 2, queries, keys), dtype))
+        check(*arrays, causal_alignment="bottom_right", window=(200, 0))
+        if columns == 20:  # not whole vectors: not read in place
+            continue
+        # More keys, which are hidden, change no bit; nor does what their values hold.
+        query, key, value = arrays
+        want = attend(query, key, value)
+        more_key, more_value = (
+            np.concatenate([a, np.full((2, 2, 600, a.shape[3]), np.nan, dtype)], axis=2)
+            for a in (key, value)
+        )
+        got = attend(query, more_key, more_value, kv_lengths=np.array([keys, keys]))
+        assert same_bits(got, want)
+        hides = np.arange(keys + 600) < keys
+        more_key[:, :, keys:] = 1
+        assert same_bits(attend(query, more_key, more_value, hides[None]), want)
+        # A value that is not finite comes through, and is left out where its weight is zero.
+        value[0, 0, -1, 0] = np.inf
+        assert np.isinf(attend(query, key, value)[0, 0, :, 0]).all()
+        visible = np.ones((queries, keys), bool)
+        visible[:, -1] = False
+        got = attend(query, key, value, visible)
+        value[0, 0, -1, 0] = 1
+        want = reference.scaled_dot_product_attention(query, key, value, visible)
+        assert_close(got, want, bound_of(query, key, value))
+
+
+@each_dtype
 @pytest.mark.parametrize("group", [1, 2, 5])
 @pytest.mark.parametrize("queries", [1, 3, 11])
 def test_grouped_heads(group: int, queries: int, dtype: type) -> None:

@@ -26,7 +26,7 @@ struct LaneIndex<double> {
     typedef int64_t type __attribute__((vector_size(kVectorBytes)));
 };
 
-// Both over all lanes, pairwise.
+// Over all lanes, pairwise.
 template <class T>
 FASTCV_INLINE T lanes_sum(Vec<T> v) {
     typedef typename LaneIndex<T>::type Index;
@@ -35,16 +35,24 @@ FASTCV_INLINE T lanes_sum(Vec<T> v) {
     FASTCV_UNROLL for (int width = kLanes<T> / 2; width > 0; width /= 2) v += __builtin_shuffle(v, number ^ width);
     return v[0];
 }
-template <class T>
-FASTCV_INLINE T lanes_largest(Vec<T> v) {
+
+// result[i] of all lanes of v[i], for eight vectors at once: two of them, interleaved, become one that has both in turn. A row's
+// sum has the same order whatever i is.
+constexpr int kReducedRows = 8;
+template <class T, class Combine>
+FASTCV_INLINE void reduce_lanes(T* result, Vec<T> (&v)[kReducedRows], const Combine& both) {
+    constexpr int L = kLanes<T>, group = L < kReducedRows ? L : kReducedRows;
     typedef typename LaneIndex<T>::type Index;
-    Index number = Index{};
-    FASTCV_UNROLL for (int i = 0; i < kLanes<T>; i++) number[i] = i;
-    FASTCV_UNROLL for (int width = kLanes<T> / 2; width > 0; width /= 2) {
-        const Vec<T> other = __builtin_shuffle(v, number ^ width);
-        v = other > v ? other : v;
+    Index across = Index{};
+    FASTCV_UNROLL for (int i = 0; i < L; i++) across[i] = i ^ group % L;
+    FASTCV_UNROLL for (int g = 0; g < kReducedRows; g += group) {
+        FASTCV_UNROLL for (int half = group / 2; half > 0; half /= 2)
+            FASTCV_UNROLL for (int i = g; i < g + half; i++)
+                v[i] = both(interleave_low<T>(v[i], v[i + half]), interleave_high<T>(v[i], v[i + half]));
+        static_assert(L <= 2 * kReducedRows);
+        if constexpr (L > group) v[g] = both(v[g], __builtin_shuffle(v[g], across));
+        __builtin_memcpy(result + g, &v[g], group * sizeof(T));
     }
-    return v[0];
 }
 
 // ---- products
@@ -152,11 +160,13 @@ static inline const char* key_row(const AttentionShape& s, const HeadTensor& a, 
 
 // to[i] = factor * the columns of a row, and zeros up to a whole vector.
 template <class T>
-static void copy_padded(T* to, const char* from, int64_t column_bytes, int64_t columns, T factor = T(1)) {
+FASTCV_INLINE void copy_padded(T* to, const char* from, int64_t column_bytes, int64_t columns, T factor = T(1)) {
     constexpr int64_t L = kLanes<T>;
     if (column_bytes == int64_t(sizeof(T))) {
         const T* row = reinterpret_cast<const T*>(from);
-        for (int64_t e = 0; e < columns; e += L) store(to + e, factor * load_first(row + e, columns - e));
+        int64_t e = 0;
+        for (; e + L <= columns; e += L) store(to + e, factor * load(row + e));
+        if (e < columns) store(to + e, factor * load_first(row + e, columns - e));
         return;
     }
     for (int64_t e = 0; e < columns; e++) to[e] = factor * load_scalar<T>(from + e * column_bytes);
@@ -248,6 +258,10 @@ class MaskRows {
 public:
     MaskRows(AttentionMask kind, const HeadTensor& mask, T* buffer) : kind_(kind), mask_(mask), buffer_(buffer) {}
     bool any() const { return kind_ != AttentionMask::none; }
+    // Whether `row` gives numbers where they lie, if any, so that several rows may be held at once.
+    bool in_place() const {
+        return !any() || (kind_ == AttentionMask::additive && mask_.stride_bytes[2] == int64_t(sizeof(T)));
+    }
 
     // Of keys first .. first + keys - 1 in the row that begins at `row`.
     const T* row(const char* row, int64_t first, int64_t keys) {

@@ -25,6 +25,7 @@ struct AttentionRow {
     {2, 1, 1, 70, 90, 16, 16, 1, 0, -1, -1, false, true},   {1, 1, 4, 1, 700, 16, 24, 0, 0, -1, 0, true, true},
     {1, 2, 1, 100, 300, 24, 16, 0, 0, 60, 0, true, false},  {1, 1, 1, 3, 0, 4, 4, 0, 0, -1, -1, false, false},
     {1, 3, 1, 20, 5, 4, 4, 2, 3, -1, 0, true, false},       {1, 1, 1, 65, 65, 64, 64, 0, 0, -1, 0, false, false},
+    {2, 1, 1, 2, 1100, 16, 16, 1, 0, -1, -1, false, true},  {1, 2, 1, 49, 49, 32, 20, 1, 0, -1, -1, false, false},
 };
 
 // Weights, outputs and gradients by the formulas, and the mask's gradient in full.
