@@ -35,14 +35,18 @@ def bounds(arrays: Any, want: Any) -> list[float]:
     """How far each gradient may be off: weights and slopes carry the scores' relative errors."""
     eps = float(np.finfo(arrays[0].dtype).eps)
     sizes = [rms(a) for a in arrays]
-    columns, terms = arrays[1].shape[-1], max(arrays[1].shape[-2], arrays[2].shape[-2])
+    columns, keys = arrays[1].shape[-1], arrays[2].shape[-2]
     scores = sizes[1] * sizes[2] * max(1, columns) ** 0.5
     largest = [2 * rms(w) for w in want]
     slopes = sizes[0] * sizes[3] * max(1, arrays[3].shape[-1]) ** 0.5
     factors = [slopes * sizes[2], slopes * sizes[1], sizes[0], slopes]
+    # What each element sums: slopes, each a difference of two products, which may cancel.
+    all_scores = np.prod(arrays[1].shape[:-1]) * keys
+    summed = [keys] + [all_scores / max(1, keys * np.prod(arrays[2].shape[:-2]))] * 2
+    summed += [all_scores / max(1, w.size) for w in want[3:]]
     return [
-        eps * (32 + 8 * scores + terms**0.5) * (one + other)
-        for one, other in zip(largest, factors, strict=False)
+        eps * (32 + 8 * scores + 2 * max(1, terms) ** 0.5) * (one + other)
+        for one, other, terms in zip(largest, factors, summed, strict=False)
     ]
 
 
