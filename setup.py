@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 ISA_FLAGS = {
     "x86_64": {
-        "baseline": ["-O2"],  # compiles in three quarters of the time, for machines that are rare
+        "baseline": [],
         "avx2": ["-mavx2", "-mfma"],
         "avx512": [
             *["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
