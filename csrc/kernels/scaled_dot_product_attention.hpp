@@ -145,21 +145,10 @@ FASTCV_NOINLINE void score_tile(const Operands<T>& o, int64_t depth, T* out, int
     }
 }
 template <class T>
-using ScoreTile = void (*)(const Operands<T>&, int64_t, T*, int64_t, const T* const*, int64_t, int64_t, Vec<T>*);
-template <class T, int NV, int MT = 1>
-static ScoreTile<T> find_score_tile(int64_t rows) {
-    if constexpr (MT < ProductTiles::rows) {
-        if (rows > MT) return find_score_tile<T, NV, MT + 1>(rows);
-    }
-    return score_tile<T, MT, NV>;
-}
-template <class T>
-static ScoreTile<T> find_score_tile(int64_t rows, int64_t vectors) {
-    if constexpr (ProductTiles::vectors == 3) {
-        if (vectors == 3) return find_score_tile<T, 3>(rows);
-    }
-    return vectors == 2 ? find_score_tile<T, 2>(rows) : find_score_tile<T, 1>(rows);
-}
+struct ScoreTile {
+    template <int MT, int NV>
+    static constexpr auto tile = &score_tile<T, MT, NV>;
+};
 template <class T>
 static void masked_scores(int64_t rows, int64_t keys, int64_t depth, const Operands<T>& o, T* out, int64_t out_stride,
                           const T* const* bias, Vec<T>* largest) {
@@ -168,7 +157,7 @@ static void masked_scores(int64_t rows, int64_t keys, int64_t depth, const Opera
     for (int64_t p = 0; p < passes.number; p++) {
         const int64_t v = passes.begin(p), n = passes.begin(p + 1) - v;
         const Operands<T> tile{o.rows, o.row_stride, o.row_step, o.columns + v * o.vector_stride, o.vector_stride, o.column_step};
-        find_score_tile<T>(rows, n)(tile, depth, out + v * L, out_stride, bias, v * L, keys - v * L, largest);
+        find_tile<ScoreTile<T>>(rows, n)(tile, depth, out + v * L, out_stride, bias, v * L, keys - v * L, largest);
     }
 }
 
@@ -567,23 +556,16 @@ static Status attention_of(const AttentionShape& s, const HeadTensor& query, con
     parallel(threads, [&](const Team& team) {
         ScratchCut cut(scratch.data() + shared.bytes() + team.id * size.bytes());
         const AttentionMemory<T> m(c, cut);
-        const auto each = [](int64_t& counter, int64_t number, const auto& work) {
-            for (;;) {
-                const int64_t item = __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED);
-                if (item >= number) break;
-                work(item);
-            }
-        };
         if (few) {
-            each(next, items, [&](int64_t item) {
+            take_items(next, items, [&](int64_t item) {
                 const int64_t head = item / c.parts(), part = item % c.parts();
                 attention_part<T>(c, m, head / s.H, head % s.H, part, part_result<T>(c, parts, head, part));
             });
             team.wait_for_all();
-            each(next_joined, heads, [&](int64_t head) { join_parts<T>(c, m, head / s.H, head % s.H, parts); });
+            take_items(next_joined, heads, [&](int64_t head) { join_parts<T>(c, m, head / s.H, head % s.H, parts); });
             return;
         }
-        each(next, items, [&](int64_t item) {
+        take_items(next, items, [&](int64_t item) {
             const int64_t head = item / chunks, chunk = item % chunks;
             attention_item<T>(c, m, head / s.H, head % s.H, c.tiles.number * chunk / chunks, c.tiles.number * (chunk + 1) / chunks);
         });

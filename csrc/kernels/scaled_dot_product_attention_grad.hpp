@@ -320,11 +320,7 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
         ScratchCut cut(scratch.data() + shared.bytes() + team.id * size.bytes());
         const AttentionGradMemory<T> m(c, cut);
         for (int64_t i = 0; i < larger(c.block, AttentionGradCall<T>::kRows); i++) m.ones[i] = 1;
-        for (;;) {
-            const int64_t item = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-            if (item >= items) break;
-            attention_grad_item<T>(c, m, item);
-        }
+        take_items(next, items, [&](int64_t item) { attention_grad_item<T>(c, m, item); });
     });
     return Status::ok;
 }

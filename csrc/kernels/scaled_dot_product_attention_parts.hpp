@@ -91,22 +91,27 @@ FASTCV_NOINLINE void product_tile(const Operands<T>& o, int64_t depth, T* out, i
         store_first(to + (NV - 1) * L, acc[i][NV - 1], last);
     }
 }
-template <class T>
-using ProductTile = void (*)(const Operands<T>&, int64_t, T*, int64_t, const T*, const T*, int64_t);
-template <class T, int NV, int MT = 1>
-static ProductTile<T> find_product_tile(int64_t rows) {
+
+// The function of Kind, such as ProductTile, for so many rows and vectors.
+template <class Kind, int NV, int MT = 1>
+static auto find_tile(int64_t rows) {
     if constexpr (MT < ProductTiles::rows) {
-        if (rows > MT) return find_product_tile<T, NV, MT + 1>(rows);
+        if (rows > MT) return find_tile<Kind, NV, MT + 1>(rows);
     }
-    return product_tile<T, MT, NV>;
+    return Kind::template tile<MT, NV>;
+}
+template <class Kind>
+static auto find_tile(int64_t rows, int64_t vectors) {
+    if constexpr (ProductTiles::vectors == 3) {
+        if (vectors == 3) return find_tile<Kind, 3>(rows);
+    }
+    return vectors == 2 ? find_tile<Kind, 2>(rows) : find_tile<Kind, 1>(rows);
 }
 template <class T>
-static ProductTile<T> find_product_tile(int64_t rows, int64_t vectors) {
-    if constexpr (ProductTiles::vectors == 3) {
-        if (vectors == 3) return find_product_tile<T, 3>(rows);
-    }
-    return vectors == 2 ? find_product_tile<T, 2>(rows) : find_product_tile<T, 1>(rows);
-}
+struct ProductTile {
+    template <int MT, int NV>
+    static constexpr auto tile = &product_tile<T, MT, NV>;
+};
 
 // A length cut into parts that are as equal as can be: the first `longer` parts have one more.
 struct Parts {
@@ -130,9 +135,20 @@ static void multiply(int64_t rows, int64_t width, int64_t depth, const Operands<
             const int64_t v = passes.begin(p), n = passes.begin(p + 1) - v;
             const Operands<T> tile{o.rows + first * o.row_stride, o.row_stride,    o.row_step,
                                    o.columns + v * o.vector_stride, o.vector_stride, o.column_step};
-            find_product_tile<T>(count, n)(tile, depth, out + first * out_stride + v * L, out_stride, start ? start + first : nullptr,
-                                           end ? end + first : nullptr, smaller(L, width - (v + n - 1) * L));
+            find_tile<ProductTile<T>>(count, n)(tile, depth, out + first * out_stride + v * L, out_stride,
+                                                start ? start + first : nullptr, end ? end + first : nullptr,
+                                                smaller(L, width - (v + n - 1) * L));
         }
+    }
+}
+
+// Threads take item after item: work(item), until `next` has gone from 0 to all of them.
+template <class Work>
+static void take_items(int64_t& next, int64_t items, const Work& work) {
+    for (;;) {
+        const int64_t item = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (item >= items) return;
+        work(item);
     }
 }
 
