@@ -256,7 +256,8 @@ FASTCV_INLINE void for_each_row(const WindowRows& window, const Axis& y, const V
 template <class T, int kStride, int kTaps, int kPlanes, bool kPosition, class V>
 FASTCV_INLINE Best<T> search_rows(const PlaneGroup<T>& group, const V& o, const WindowRows& window, const Axis& y, const Axis& x,
                                   Mask<T>& nan) {
-    Best<T> best = nothing_in_row<T>(o, window.rows == 0 ? y.first_inside(window.top) : 0, x);
+    if (window.rows == 0) return nothing_in_row<T>(o, y.first_inside(window.top), x);
+    Best<T> best{};
     for_each_row<kTaps>(window, y, [&](int64_t r, int64_t h) __attribute__((always_inline)) {
         take_next<T, kPosition>(best, search_row<T, kStride, kTaps, kPlanes, kPosition>(group, x, o, h, nan), r == 0);
     });
