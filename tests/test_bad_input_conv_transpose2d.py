@@ -223,15 +223,16 @@ def test_transposed_out_over_an_argument(argument: str) -> None:
     assert (memory == 1).all()
 
 
+# Of both gradients.
+PARAMETERS = {name: TRANSPOSED[name] for name in ("stride", "padding", "output_padding", "groups")}
+
+
 def transposed_grad_input(**changes: Any) -> np.ndarray:
     arguments = {
         "grad_output": ones(*TRANSPOSED_SHAPE),
         "weight": TRANSPOSED["weight"],
         "input_shape": (2, 8, 5, 6),
-        "stride": 2,
-        "padding": 1,
-        "output_padding": 1,
-        "groups": 2,
+        **PARAMETERS,
         **changes,
     }
     return conv_transpose2d_grad_input(**arguments)
@@ -242,10 +243,7 @@ def transposed_grad_weight(**changes: Any) -> np.ndarray:
         "grad_output": ones(*TRANSPOSED_SHAPE),
         "input": TRANSPOSED["input"],
         "weight_shape": (8, 3, 3, 3),
-        "stride": 2,
-        "padding": 1,
-        "output_padding": 1,
-        "groups": 2,
+        **PARAMETERS,
         **changes,
     }
     return conv_transpose2d_grad_weight(**arguments)

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fastcv._checks.arrays import equal_shapes
+from fastcv._checks.convolution import conv2d_weight
 from fastcv._checks.values import Pair, Shape, Shape4, fits, integer, named, pair
 
 
@@ -51,23 +52,7 @@ def conv_transpose2d_parameters(
 
 def conv_transpose2d_weight(op: str, name: str, weight_shape: Shape, groups: int) -> None:
     """Check the weight's shape as far as the input plays no part in it."""
-    weight = named({name: weight_shape})
-    if len(weight_shape) != 4:
-        raise ValueError(
-            f"{op}: {name} must have 4 axes (C, K // groups, R, S), "
-            f"got {len(weight_shape)} {weight}"
-        )
-    channels, group_filters, rows, columns = weight_shape
-    if channels == 0 or channels % groups:
-        raise ValueError(
-            f"{op}: {name}[0] must be a positive multiple of groups, got {channels} and {groups} "
-            f"{weight}"
-        )
-    if group_filters == 0:
-        raise ValueError(f"{op}: {name}[1] must be at least 1, got 0 {weight}")
-    if rows == 0 or columns == 0:
-        raise ValueError(f"{op}: {name}[2:] must be at least 1, got {rows} x {columns} {weight}")
-    fits(op, name, weight_shape)
+    conv2d_weight(op, name, weight_shape, groups, "(C, K // groups, R, S)", 1)
 
 
 def conv_transpose2d_bias(op: str, bias_shape: Shape, weight_shape: Shape, groups: int) -> None:

@@ -103,20 +103,29 @@ def conv2d_parameters(
     return parameters
 
 
-def conv2d_weight(op: str, name: str, weight_shape: Shape, groups: int) -> None:
-    """Check the weight's shape as far as the input plays no part in it."""
+def conv2d_weight(
+    op: str,
+    name: str,
+    weight_shape: Shape,
+    groups: int,
+    axes: str = "(K, C // groups, R, S)",
+    fewest: int = 0,
+) -> None:
+    """Check the weight's shape as far as the input plays no part in it.
+
+    A transposed convolution's has other ``axes``, and the second is at least ``fewest``.
+    """
     weight = named({name: weight_shape})
     if len(weight_shape) != 4:
+        raise ValueError(f"{op}: {name} must have 4 axes {axes}, got {len(weight_shape)} {weight}")
+    first, second, rows, columns = weight_shape
+    if first == 0 or first % groups:
         raise ValueError(
-            f"{op}: {name} must have 4 axes (K, C // groups, R, S), "
-            f"got {len(weight_shape)} {weight}"
-        )
-    filters, _, rows, columns = weight_shape
-    if filters == 0 or filters % groups:
-        raise ValueError(
-            f"{op}: {name}[0] must be a positive multiple of groups, got {filters} and {groups} "
+            f"{op}: {name}[0] must be a positive multiple of groups, got {first} and {groups} "
             f"{weight}"
         )
+    if second < fewest:
+        raise ValueError(f"{op}: {name}[1] must be at least {fewest}, got {second} {weight}")
     if rows == 0 or columns == 0:
         raise ValueError(f"{op}: {name}[2:] must be at least 1, got {rows} x {columns} {weight}")
     fits(op, name, weight_shape)

@@ -65,6 +65,15 @@ def _planes(op: str, name: str, sizes: Shape) -> Shape4:
     return (sizes[0] if len(sizes) == 4 else 1, channels, height, width)
 
 
+def _same_planes(op: str, grad_shape: Shape, name: str, sizes: Shape) -> None:
+    """Require as many images and channels of a gradient as `sizes` has."""
+    if len(grad_shape) != len(sizes) or grad_shape[:-2] != sizes[:-2]:
+        raise ValueError(
+            f"{op}: grad_output.shape[:-2] must equal {name}[:-2], got {grad_shape[:-2]} != "
+            f"{sizes[:-2]} {named({'grad_output': grad_shape, name: sizes})}"
+        )
+
+
 @lru_cache(maxsize=256)
 def max_pool2d_geometry(
     op: str, input_shape: Shape, parameters: Pool2dParameters
@@ -116,12 +125,7 @@ def max_pool2d_grad_shapes(
     """Require one index for each gradient, and an input of as many planes."""
     equal_shapes(op, "indices.shape", indices_shape, "grad_output.shape", grad_shape)
     _planes(op, "input_shape", input_shape)
-    shapes = named({"grad_output": grad_shape, "input_shape": input_shape})
-    if len(grad_shape) != len(input_shape) or grad_shape[:-2] != input_shape[:-2]:
-        raise ValueError(
-            f"{op}: grad_output.shape[:-2] must equal input_shape[:-2], "
-            f"got {grad_shape[:-2]} != {input_shape[:-2]} {shapes}"
-        )
+    _same_planes(op, grad_shape, "input_shape", input_shape)
 
 
 @lru_cache(maxsize=256)
@@ -170,9 +174,4 @@ def max_unpool2d_geometry(
 def max_unpool2d_grad_shapes(op: str, grad_shape: Shape, indices_shape: Shape) -> None:
     """Require indices into the planes of the gradient."""
     _planes(op, "indices.shape", indices_shape)
-    shapes = named({"grad_output": grad_shape, "indices": indices_shape})
-    if len(grad_shape) != len(indices_shape) or grad_shape[:-2] != indices_shape[:-2]:
-        raise ValueError(
-            f"{op}: grad_output.shape[:-2] must equal indices.shape[:-2], "
-            f"got {grad_shape[:-2]} != {indices_shape[:-2]} {shapes}"
-        )
+    _same_planes(op, grad_shape, "indices.shape", indices_shape)
