@@ -1,8 +1,9 @@
 // scaled_dot_product_attention and its gradient for other compiled code.
-#include <stdlib.h>
 #include <string.h>
 
 #include <initializer_list>
+#include <memory>
+#include <new>
 
 #include "arrays.h"
 
@@ -14,18 +15,9 @@ struct Shape {
     int64_t size[kMaxAxes] = {};
 };
 
-// Memory that a call needs beside its arrays.
-class Buffer {
-public:
-    Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() { free(data_); }
-    void* take(int64_t bytes) { return data_ = malloc(size_t(bytes > 0 ? bytes : 1)); }
-
-private:
-    void* data_ = nullptr;
-};
+// Memory that a call needs beside its arrays; null where it has run out.
+using Buffer = std::unique_ptr<char[]>;
+Buffer take(int64_t bytes) { return Buffer(new (std::nothrow) char[size_t(bytes)]); }
 
 // Adds an array of shape `full` up along the axes that `to`, which is contiguous, has with size 1, or has not.
 template <class T>
@@ -154,22 +146,21 @@ public:
             for (int i = 0; i < array_.ndim; i++) own *= array_.shape[i];
             if (c.check_.failed() || bytes == own) return array_.data;
             bytes_ = own;
-            whole_ = buffer_.take(bytes);
-            c.check_.need(whole_, FASTCV_OUT_OF_MEMORY);
-            return whole_;
+            whole_ = take(bytes);
+            c.check_.need(whole_ != nullptr, FASTCV_OUT_OF_MEMORY);
+            return whole_.get();
         }
         void finish() {
             if (!whole_) return;
             memset(array_.data, 0, size_t(bytes_));
-            if (array_.itemsize == 4) sum_into(array_, full_, static_cast<const float*>(whole_));
-            else sum_into(array_, full_, static_cast<const double*>(whole_));
+            if (array_.itemsize == 4) sum_into(array_, full_, reinterpret_cast<const float*>(whole_.get()));
+            else sum_into(array_, full_, reinterpret_cast<const double*>(whole_.get()));
         }
 
     private:
         Array array_;
         Shape full_;
-        Buffer buffer_;
-        void* whole_ = nullptr;
+        Buffer whole_;
         int64_t bytes_ = 0;
     };
     void* begin_query(Gradient& g, const fastcv_array* given) { return g.begin(*this, given, q_, heads(), s.L, s.E); }
@@ -196,8 +187,9 @@ private:
         for (int i = 0; i < a.ndim; i++) count *= a.shape[i];
         check_.shape(count == s.N);
         if (check_.failed()) return;
-        int64_t* const all = static_cast<int64_t*>(lengths_.take(8 * count));
-        check_.need(all, FASTCV_OUT_OF_MEMORY);
+        lengths_ = take(8 * count);
+        check_.need(lengths_ != nullptr, FASTCV_OUT_OF_MEMORY);
+        int64_t* const all = reinterpret_cast<int64_t*>(lengths_.get());
         for (int64_t n = 0; n < count && !check_.failed(); n++) {
             int32_t small = 0;
             if (a.itemsize == 8) memcpy(all + n, a.data + 8 * n, 8);
