@@ -33,10 +33,10 @@ struct Queries {
     T *cx, *cy, *w, *h, *x0, *y0, *x1, *y1, *area;
     T *shift, *factor;  // softmax: p = exp(logit - shift) * factor
     T* logit;           // of one class
-    T* row;             // of one query, K classes
+    T* rows;            // of as many queries as there are lanes, K classes each, where logits are not contiguous
 
     static int64_t padded(int64_t n) { return round_up(n, 16); }
-    static int64_t bytes(int64_t Q, int64_t K) { return int64_t(sizeof(T)) * ((kBoxArrays + 3) * padded(Q) + padded(K)); }
+    static int64_t bytes(int64_t Q, int64_t K) { return int64_t(sizeof(T)) * ((kBoxArrays + 3) * padded(Q) + kLanes<T> * padded(K)); }
     Queries(char* memory, int64_t Q) : count(Q) {
         T* next = reinterpret_cast<T*>(memory);
         T** const arrays[] = {&cx, &cy, &w, &h, &x0, &y0, &x1, &y1, &area, &shift, &factor, &logit};
@@ -44,7 +44,7 @@ struct Queries {
             *array = next;
             next += padded(Q);
         }
-        row = next;
+        rows = next;
     }
 };
 
@@ -65,25 +65,52 @@ static void read_boxes(const DetrProblem& d, int64_t image, const Queries<T>& to
     }
 }
 
+// A vector of a row of K logits; lanes behind the last one are -infinity, whose exp is 0.
+template <class T>
+FASTCV_INLINE Vec<T> logits_from(const T* row, int64_t k, int64_t K) {
+    if (k + kLanes<T> <= K) return load(row + k);
+    Vec<Position<T>> lanes;
+    for (int l = 0; l < kLanes<T>; l++) lanes[l] = l;
+    return lanes < Position<T>(K - k) ? load_first(row + k, K - k) : splat(-kInfinity<T>);
+}
+
+// Lane l of the result is the sum, or whatever `join` makes of two, of the lanes of rows[l].
+template <class T, class Join>
+FASTCV_INLINE Vec<T> join_lanes(Vec<T>* rows, const Join& join) {
+    transpose<T>(rows);
+    FASTCV_UNROLL for (int width = kLanes<T> / 2; width > 0; width /= 2)
+        FASTCV_UNROLL for (int l = 0; l < width; l++) rows[l] = join(rows[l], rows[l + width]);
+    return rows[0];
+}
+
+// What softmax subtracts and divides by, for as many queries at a time as there are lanes: the largest logit, and the sum of
+// exp(logit - largest). Classes are in lanes until a query's row is done; then the lanes of all these queries are joined at
+// once. NaN goes by the largest, and is then in the sum.
 template <class T>
 static void prepare_softmax(const DetrProblem& d, int64_t image, const Queries<T>& to) {
     constexpr int L = kLanes<T>;
-    for (int64_t q = 0; q < to.padded(d.Q); q++) to.shift[q] = to.factor[q] = 0;
-    for (int64_t q = 0; q < d.Q; q++) {
-        const char* from = d.logits + image * d.logits_stride_bytes[0] + q * d.logits_stride_bytes[1];
-        T largest = load_scalar<T>(from);
-        for (int64_t k = 0; k < d.K; k++) {
-            to.row[k] = load_scalar<T>(from + k * d.logits_stride_bytes[2]);
-            if (to.row[k] > largest) largest = to.row[k];
+    const bool in_place = d.logits_stride_bytes[2] == int64_t(sizeof(T));
+    for (int64_t first = 0; first < d.Q; first += L) {
+        const T* rows[L];  // the last one repeated where there are fewer
+        for (int l = 0; l < L; l++) {
+            const char* const from = d.logits + image * d.logits_stride_bytes[0] +
+                                     smaller(first + l, d.Q - 1) * d.logits_stride_bytes[1];
+            T* const copy = to.rows + l * to.padded(d.K);
+            for (int64_t k = 0; !in_place && k < d.K; k++) copy[k] = load_scalar<T>(from + k * d.logits_stride_bytes[2]);
+            rows[l] = in_place ? reinterpret_cast<const T*>(from) : copy;
         }
-        for (int64_t k = d.K; k < to.padded(d.K); k++) to.row[k] = -kInfinity<T>;  // exp of it is 0
-        Vec<T> sum = zero<T>();
-        for (int64_t k = 0; k < d.K; k += L) {
-            const Vec<T> x = load(to.row + k) - largest;
-            sum += x != x ? x : exp_of_negative(x);
+        Vec<T> joined[L];
+        for (int l = 0; l < L; l++) {
+            joined[l] = splat(-kInfinity<T>);
+            for (int64_t k = 0; k < d.K; k += L) joined[l] = upper(logits_from(rows[l], k, d.K), joined[l]);
         }
-        to.shift[q] = largest;
-        to.factor[q] = 1 / sum_lanes<T>(sum);
+        store(to.shift + first, join_lanes<T>(joined, [](Vec<T> a, Vec<T> b) { return upper(a, b); }));
+        for (int l = 0; l < L; l++) {
+            const Vec<T> largest = splat(to.shift[first + l]);
+            joined[l] = zero<T>();
+            for (int64_t k = 0; k < d.K; k += L) joined[l] += exp_of_negative(logits_from(rows[l], k, d.K) - largest);
+        }
+        store(to.factor + first, 1 / join_lanes<T>(joined, [](Vec<T> a, Vec<T> b) { return a + b; }));
     }
 }
 
