@@ -207,8 +207,8 @@ def linear_sum_assignment_batch(
     maximize: bool,
     cost_limit: float,
     forbid_nan: bool,
-    columns: NDArray[np.int64],
-) -> None: ...
+    /,
+) -> NDArray[np.int64]: ...
 def detr_match(
     logits: NDArray[Any],
     boxes: NDArray[Any],

@@ -2,8 +2,9 @@
 // arguments and results would double that; so arguments come as CPython hands them out, and results are made by hand.
 #include "core.h"
 
-#include <optional>
-#include <vector>
+#include <algorithm>
+#include <memory>
+#include <new>
 
 #include "../dispatch.h"
 
@@ -20,14 +21,14 @@ bool interrupted() {
     return raised;
 }
 
-// A new 1-D array, or null with an exception set.
-template <class T>
-PyObject* new_array(int64_t size) {
+// A new array of sizes that are given one by one, or null with an exception set.
+template <class T, class... Sizes>
+PyObject* new_array(Sizes... sizes) {
     static PyObject* const descriptor = py::dtype::of<T>().release().ptr();
     const auto& numpy = py::detail::npy_api::get();
-    const Py_intptr_t shape = size;
+    const Py_intptr_t shape[] = {sizes...};
     Py_INCREF(descriptor);
-    return numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descriptor, 1, &shape, nullptr, nullptr, 0, nullptr);
+    return numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descriptor, sizeof...(sizes), shape, nullptr, nullptr, 0, nullptr);
 }
 template <class T>
 T* data_of(PyObject* array) {
@@ -47,10 +48,11 @@ void set_error(Status status, const AssignmentFault& fault) {
     }
 }
 
+int item_size(PyObject* array) { return int(py::reinterpret_borrow<py::array>(array).itemsize()); }
+
 CostMatrix matrix(PyObject* array) {
     const auto* const a = py::detail::array_proxy(array);
-    return {a->data, a->dimensions[0], a->dimensions[1], {a->strides[0], a->strides[1]},
-            int(py::reinterpret_borrow<py::array>(array).itemsize())};
+    return {a->data, a->dimensions[0], a->dimensions[1], {a->strides[0], a->strides[1]}, item_size(array)};
 }
 
 AssignmentRules rules_of(bool maximize, double cost_limit, bool forbid_nan) {
@@ -108,35 +110,43 @@ PyObject* linear_sum_assignment(PyObject*, PyObject* const* arguments, Py_ssize_
     return result;
 }
 
-// Three axes, or a sequence of matrices; sizes (B, 2) is contiguous. Writes (B, n_max) columns.
-void linear_sum_assignment_batch(const py::object& costs, const std::optional<py::array>& sizes, bool maximize,
-                                 double cost_limit, bool forbid_nan, const py::array& columns) {
-    std::vector<CostMatrix> problems(size_t(columns.shape(0)));
-    if (py::isinstance<py::array>(costs)) {
-        const py::array all = costs;
-        for (size_t p = 0; p < problems.size(); p++)
-            problems[p] = {static_cast<const char*>(all.data()) + int64_t(p) * all.strides(0), all.shape(1), all.shape(2),
-                           {all.strides(1), all.strides(2)}, int(all.itemsize())};
-    } else {
-        const py::list each = costs;
-        for (size_t p = 0; p < problems.size(); p++) problems[p] = matrix(PyList_GET_ITEM(each.ptr(), Py_ssize_t(p)));
+// (costs, sizes, maximize, cost_limit, forbid_nan) -> columns (B, n_max). Costs have three axes or are a list of matrices; sizes
+// (B, 2) are contiguous, or None.
+PyObject* linear_sum_assignment_batch(PyObject*, PyObject* const* arguments, Py_ssize_t) {
+    const bool listed = PyList_Check(arguments[0]);
+    const auto* const all = listed ? nullptr : py::detail::array_proxy(arguments[0]);
+    const int64_t count = listed ? PyList_GET_SIZE(arguments[0]) : all->dimensions[0];
+    const AssignmentRules rules =
+        rules_of(arguments[2] == Py_True, PyFloat_AS_DOUBLE(arguments[3]), arguments[4] == Py_True);
+
+    const std::unique_ptr<CostMatrix[]> problems(new (std::nothrow) CostMatrix[size_t(count)]);
+    if (!problems) return PyErr_NoMemory();
+    int64_t most_rows = listed ? 0 : all->dimensions[1];
+    for (int64_t p = 0; p < count; p++) {
+        if (listed) {
+            problems[size_t(p)] = matrix(PyList_GET_ITEM(arguments[0], p));
+            most_rows = std::max(most_rows, problems[size_t(p)].rows);
+        } else {
+            problems[size_t(p)] = {all->data + p * all->strides[0], all->dimensions[1], all->dimensions[2],
+                                   {all->strides[1], all->strides[2]}, item_size(arguments[0])};
+        }
     }
-    if (sizes) {
-        const int64_t* const used = static_cast<const int64_t*>(sizes->data());
-        for (size_t p = 0; p < problems.size(); p++) problems[p].rows = used[2 * p], problems[p].columns = used[2 * p + 1];
+    if (arguments[1] != Py_None) {
+        const int64_t* const used = data_of<int64_t>(arguments[1]);
+        for (int64_t p = 0; p < count; p++)
+            problems[size_t(p)].rows = used[2 * p], problems[size_t(p)].columns = used[2 * p + 1];
     }
-    const AssignmentRules rules = rules_of(maximize, cost_limit, forbid_nan);
-    int64_t* const out = static_cast<int64_t*>(const_cast<void*>(columns.data()));
-    const int64_t stride = columns.shape(1);
+    PyObject* const columns = new_array<int64_t>(count, most_rows);
+    if (!columns) return nullptr;
     AssignmentFault fault{};
     Status status;
-    {
-        py::gil_scoped_release release;
-        status = kernels().linear_sum_assignment_batch(problems.data(), int64_t(problems.size()), rules, out, stride, &fault);
-    }
-    if (status == Status::ok) return;
+    Py_BEGIN_ALLOW_THREADS;
+    status = kernels().linear_sum_assignment_batch(problems.get(), count, rules, data_of<int64_t>(columns), most_rows, &fault);
+    Py_END_ALLOW_THREADS;
+    if (status == Status::ok) return columns;
+    Py_DECREF(columns);
     set_error(status, fault);
-    throw py::error_already_set();
+    return nullptr;
 }
 
 // All arrays but logits and boxes are contiguous; labels, begin and pairs_begin are int64.
@@ -170,9 +180,17 @@ void detr_match(const py::array& logits, const py::array& boxes, const py::array
     throw py::error_already_set();
 }
 
+// How CPython has a function that takes its arguments as an array.
+template <PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)>
+PyMethodDef fast(const char* name, const char* signature) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, signature};
+}
+
 PyMethodDef functions[] = {
-    {"linear_sum_assignment", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(linear_sum_assignment)),
-     METH_FASTCALL, "linear_sum_assignment(cost_matrix, maximize, cost_limit, forbid_nan, return_duals, /)\n--\n\n"},
+    fast<linear_sum_assignment>("linear_sum_assignment",
+                                "linear_sum_assignment(cost_matrix, maximize, cost_limit, forbid_nan, return_duals, /)\n--\n\n"),
+    fast<linear_sum_assignment_batch>("linear_sum_assignment_batch",
+                                      "linear_sum_assignment_batch(costs, sizes, maximize, cost_limit, forbid_nan, /)\n--\n\n"),
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -183,8 +201,6 @@ void bind_linear_sum_assignment(py::module_& m) {
     if (!cost_error) throw py::error_already_set();
     m.add_object("CostError", cost_error);
     if (PyModule_AddFunctions(m.ptr(), functions) != 0) throw py::error_already_set();
-    m.def("linear_sum_assignment_batch", &linear_sum_assignment_batch, py::arg("costs"), py::arg("sizes").none(true),
-          py::arg("maximize"), py::arg("cost_limit"), py::arg("forbid_nan"), py::arg("columns"));
     m.def("detr_match", &detr_match, py::arg("logits"), py::arg("boxes"), py::arg("labels"), py::arg("target_boxes"),
           py::arg("begin"), py::arg("pairs_begin"), py::arg("cost_class"), py::arg("cost_bbox"), py::arg("cost_giou"),
           py::arg("focal"), py::arg("query"), py::arg("target"), py::arg("cost"));

@@ -33,10 +33,14 @@ struct Queries {
     T *cx, *cy, *w, *h, *x0, *y0, *x1, *y1, *area;
     T *shift, *factor;  // softmax: p = exp(logit - shift) * factor
     T* logit;           // of one class
-    T* rows;            // of as many queries as there are lanes, K classes each, where logits are not contiguous
+    T* rows;            // of as many queries as there are lanes, K classes each, where these lie apart
 
     static int64_t padded(int64_t n) { return round_up(n, 16); }
-    static int64_t bytes(int64_t Q, int64_t K) { return int64_t(sizeof(T)) * ((kBoxArrays + 3) * padded(Q) + kLanes<T> * padded(K)); }
+    static bool reads_in_place(const DetrProblem& d) { return d.logits_stride_bytes[2] == int64_t(sizeof(T)); }
+    static int64_t bytes(const DetrProblem& d) {
+        const int64_t copied = d.focal || reads_in_place(d) ? 0 : kLanes<T> * padded(d.K);
+        return int64_t(sizeof(T)) * ((kBoxArrays + 3) * padded(d.Q) + copied);
+    }
     Queries(char* memory, int64_t Q) : count(Q) {
         T* next = reinterpret_cast<T*>(memory);
         T** const arrays[] = {&cx, &cy, &w, &h, &x0, &y0, &x1, &y1, &area, &shift, &factor, &logit};
@@ -89,7 +93,7 @@ FASTCV_INLINE Vec<T> join_lanes(Vec<T>* rows, const Join& join) {
 template <class T>
 static void prepare_softmax(const DetrProblem& d, int64_t image, const Queries<T>& to) {
     constexpr int L = kLanes<T>;
-    const bool in_place = d.logits_stride_bytes[2] == int64_t(sizeof(T));
+    const bool in_place = to.reads_in_place(d);
     for (int64_t first = 0; first < d.Q; first += L) {
         const T* rows[L];  // the last one repeated where there are fewer
         for (int l = 0; l < L; l++) {
@@ -186,12 +190,12 @@ static Status detr_match(const DetrProblem& d, bool (*interrupted)(), int64_t* q
         solver = larger(solver, round_up(arena_bytes(c, rules), 64));
         efforts += effort(c) + double(d.Q) * double(20 * d.K + 60 * c.rows);
     }
-    const int64_t queries_bytes = round_up(Queries<T>::bytes(d.Q, d.K), 64), costs_bytes = most_objects * row_bytes;
+    const int64_t queries_bytes = round_up(Queries<T>::bytes(d), 64), costs_bytes = most_objects * row_bytes;
     const int64_t arena = queries_bytes + costs_bytes + solver;
     const int threads = int(smaller(threads_for(efforts), larger(d.B, 1)));
     const Scratch scratch(arena * threads);
     if (!scratch.data()) return Status::out_of_memory;
-    return each_problem(d.B, threads, interrupted, fault, [&](int64_t b, int thread, Watch& watch, AssignmentFault* found) {
+    const auto match = [&](int64_t b, int thread, Watch& watch, AssignmentFault* found) {
         char* const memory = scratch.data() + thread * arena;
         const Queries<T> queries(memory, d.Q);
         char* const costs = memory + queries_bytes;
@@ -214,7 +218,8 @@ static Status detr_match(const DetrProblem& d, bool (*interrupted)(), int64_t* q
                               cost[b] += double(load_scalar<T>(costs + of_query[q] * row_bytes + q * int64_t(sizeof(T))));
                           }
                       });
-    });
+    };
+    return each_problem(d.B, efforts, threads, interrupted, fault, match);
 }
 
 static Status detr_match(const DetrProblem& d, int itemsize, bool (*interrupted)(), int64_t* query, int64_t* target,

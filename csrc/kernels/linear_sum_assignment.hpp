@@ -204,10 +204,15 @@ static double effort(const CostMatrix& c) {
     return m > 0 ? 50 * n * m * (0.5 + n / m) : 0;
 }
 
-// Threads take problem after problem: solve(p, thread, watch, found) -> Status. Of several that cannot be solved the first is
+// Threads take problem after problem: solve(p, thread, watch, found) -> Status. Small ones are taken some at a time, up to ten
+// microseconds' worth, since fetching a number that another thread has just changed takes a tenth of one; but no more
+// than a thread's share of half of what is left, so that all end together. Of several that cannot be solved the first is
 // reported: when a thread finds one, all before it have been taken, and will be finished.
 template <class Solve>
-static Status each_problem(int64_t count, int threads, bool (*interrupted)(), AssignmentFault* fault, const Solve& solve) {
+static Status each_problem(int64_t count, double efforts, int threads, bool (*interrupted)(), AssignmentFault* fault,
+                           const Solve& solve) {
+    constexpr double kEffortAtOnce = 1e6;
+    const int64_t most = efforts > kEffortAtOnce * double(count) ? 1 : int64_t(kEffortAtOnce * double(count) / (efforts + 1));
     int64_t next = 0;
     bool stop = false;
     int lock = 0;
@@ -215,8 +220,13 @@ static Status each_problem(int64_t count, int threads, bool (*interrupted)(), As
     *fault = {count, 0, 0};
     parallel<KeepDenormals>(threads, [&](Team team) {
         Watch watch(team.id == 0 ? interrupted : nullptr, &stop);
-        for (;;) {
-            const int64_t p = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        int64_t end = 0;
+        for (int64_t p = 0;; p++) {
+            if (p == end) {
+                p = __atomic_load_n(&next, __ATOMIC_RELAXED);
+                do end = p + larger(smaller(ceil_div(count - p, 2 * team.size), most), 1);
+                while (!__atomic_compare_exchange_n(&next, &p, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+            }
             if (p >= count || p > __atomic_load_n(&fault->problem, __ATOMIC_RELAXED)) return;
             AssignmentFault found{p, 0, 0};
             const Status solved = solve(p, team.id, watch, &found);
@@ -246,7 +256,7 @@ static Status linear_sum_assignment_batch(const CostMatrix* problems, int64_t co
     const int threads = int(smaller(threads_for(efforts), larger(count, 1)));
     const Scratch scratch(arena * threads);
     if (!scratch.data()) return Status::out_of_memory;
-    return each_problem(count, threads, rules.interrupted, fault,
+    return each_problem(count, efforts, threads, rules.interrupted, fault,
                         [&](int64_t p, int thread, Watch& watch, AssignmentFault* found) {
                             const CostMatrix& c = problems[p];
                             int64_t* const of_rows = columns + p * columns_stride;

@@ -189,8 +189,8 @@ def linear_sum_assignment_batch(
     Notes
     -----
     Each problem gets the pairs that `linear_sum_assignment` finds for it alone, whatever the other
-    problems are and for any number of threads. Threads take problems one by one; each has scratch
-    memory for the largest.
+    problems are and for any number of threads. Threads take problems one by one, small ones some at
+    a time; each has scratch memory for the largest.
 
     Examples
     --------
@@ -208,16 +208,10 @@ def linear_sum_assignment_batch(
     used = _checks.problem_sizes(op, sizes, problems)
     limit = _checks.cost_limit(op, cost_limit, maximize)
     forbid_nan = _checks.nan_policy(op, nan_policy)
-    if isinstance(problems, np.ndarray):
-        most_rows = problems.shape[1]
-    else:
-        most_rows = max((len(matrix) for matrix in problems), default=0)
-    columns = np.empty((len(problems), most_rows), np.int64)
     try:
-        _core.linear_sum_assignment_batch(problems, used, maximize, limit, forbid_nan, columns)
+        return _core.linear_sum_assignment_batch(problems, used, maximize, limit, forbid_nan)
     except _core.CostError as error:
         index = error.args[1]
         rows, width = problems[index].shape if used is None else used[index]
         text = _checks.cost_fault(f"costs[{index}]", problems[index][:rows, :width], error.args)
         raise ValueError(f"{op}: {text}") from None
-    return columns
