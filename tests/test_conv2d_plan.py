@@ -20,6 +20,7 @@ ALGORITHMS = {
     "winograd_f4",
     "winograd_f3",
     "winograd_f2",
+    "winograd_whole",
     "strip_pixels",
     "strip_channels",
     "clipped",

@@ -17,7 +17,9 @@ std::string name_of(const Conv2dChoice& choice) {
         case Conv2dChoice::strip_channels: return "strip_channels";
         case Conv2dChoice::clipped: return "clipped";
         case Conv2dChoice::depthwise: return "depthwise";
-        default: return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
+        default:
+            if (choice.tile > kWholePhases) return "winograd_whole";
+            return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
     }
 }
 

@@ -86,7 +86,7 @@ template <class T>
 static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, int tile, bool packed) {
     constexpr double L = kLanes<T>;
     const WinogradWeights<T> layout(s, tile);
-    const TileAxis y = tile_axis(s.P, s.dilation_h, tile, layout.window.y), x = tile_axis(s.Q, s.dilation_w, tile, layout.window.x);
+    const TileAxis y = tile_axis(vertical(s), tile, layout.window.y), x = tile_axis(horizontal(s), tile, layout.window.x);
     const double groups = double(s.G), channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
     const double tiles = double(y.tiles()) * double(x.tiles()), size = double(sizeof(T));
     const double area = double(layout.points) / 36;
@@ -163,13 +163,15 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     if (!possible || !accurate || algorithm == Conv2dAlgorithm::direct) return best;
     int tile = 0;
     const bool large = s.C / s.G * s.R * s.S >= kTermsOfLargeTiles || algorithm == Conv2dAlgorithm::winograd;
-    for (int t = smaller(large ? 4 : 3, WinogradWindow::largest_tile(s)); t >= 2; t--) {
+    const auto consider = [&](int t) {
         const double cost = winograd_cost<T>(s, Interleave(s), t, packed) * milliseconds;
         if (cost < best.winograd_cost) {
             best.winograd_cost = cost;
             tile = t;
         }
-    }
+    };
+    for (int t = smaller(large ? 4 : 3, WinogradWindow::largest_tile(s)); t >= 2; t--) consider(t);
+    if (const int phase = WinogradWindow::whole_phase(s)) consider(kWholePhases + phase);
     if (best.kind == Conv2dChoice::depthwise && algorithm == Conv2dAlgorithm::automatic) return best;
     if (best.winograd_cost < best.direct_cost || algorithm == Conv2dAlgorithm::winograd) {
         best.kind = Conv2dChoice::winograd;
@@ -231,7 +233,7 @@ static bool winograd_gradient_wins(const Conv2dShape& s) {
     constexpr double L = kLanes<T>;
     const int tile = WinogradWindow::largest_tile(s);
     const WinogradWeights<T> layout(s, tile);
-    const TileAxis y = tile_axis(s.P, s.dilation_h, tile, window.y), x = tile_axis(s.Q, s.dilation_w, tile, window.x);
+    const TileAxis y = tile_axis(vertical(s), tile, window.y), x = tile_axis(horizontal(s), tile, window.x);
     const double channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
     const double direct = double(s.P * s.Q * s.R * s.S) * double(s.C / s.G) * filters / L * 0.62;
     const double products = double(y.points()) * double(x.points()) * channels * filters / L * 0.56;

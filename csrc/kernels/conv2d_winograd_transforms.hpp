@@ -1,5 +1,23 @@
 // Winograd's transforms of one tile: the points, B' x B on the way in and A' m A on the way out, with channels in lanes, for up to
-// six points along either axis. conv2d_winograd.hpp says how they fit together.
+// six points along either axis, and for phases of three or two pixels between zeros. conv2d_winograd.hpp says how they fit together.
+//
+// Three pixels between zeros. With the tap before, at and after the output named u, v, w, the three outputs under them are
+//
+//   y0 = v x0 + w x1     y1 = u x0 + v x1 + w x2     y2 = u x1 + v x2
+//
+// Sums and differences of what lies opposite, e = u + w, f = u - w, s = x0 + x2, g = x2 - x0, make them
+//
+//   y2 + y0 = v s + e x1      y2 - y0 = v g + f x1      y1 = v x1 + (e s - f g) / 2
+//
+// and four products give all the terms, where six points would give more than is asked for with six, and five with five:
+//
+//   m1, m2 = (f +- a v) (g +- a x1) / 4      y1 = m3 + m4 - m1 - m2
+//   m3, m4 = (e +- c v) (s +- c x1) / 4      y2 +- y0 = 2 (m3 - m4) / c,  2 (m1 - m2) / a     if c c = a a + 2
+//
+// a = 0.85 and c = 1.65 lose least: 1.19 times the error of a direct sum in two dimensions. For four pixels there is no such way with
+// five products, only ones whose coefficients grow without bound. Two pixels are Karatsuba's three products:
+//
+//   y0 = v (x0 + x1) + (w - v) x1     y1 = v (x0 + x1) + (u - v) x0
 //
 // Coefficients are worked out by the compiler from the points, so that other points are one line to try. Transforms are written as
 // adds wherever opposite points allow it: adds run beside multiplications, and each saved multiplication is one rounding less.
@@ -17,7 +35,18 @@ constexpr int kPoints = 6;
 constexpr double winograd_point(int i) { return i == 0 ? 0 : i == 1 ? 0.625 : i == 2 ? -0.625 : i == 3 ? 1.5 : -1.5; }
 // A tile of r outputs under a window of t taps takes n = r + t - 1 points: infinity, then 5/8, -5/8, 0, 3/2, -3/2. One point, which
 // a single tap takes, transforms nothing.
-constexpr bool uses_point(int64_t n, int i) { return i == 5 || n >= (i == 0 ? 4 : i <= 2 ? i + 1 : i + 2); }
+// kWhole + r stands for a phase of r pixels between zeros: three take +-a and +-c where those stand, two (w - v), (u - v) and, last, v,
+// which one takes alone.
+constexpr int kWhole = kPoints, kLargestPhase = 3;
+constexpr bool uses_point(int64_t n, int i) {
+    if (n == kWhole + 3) return i >= 1 && i <= 4;
+    if (n > kWhole) return i == 5 || (n == kWhole + 2 && (i == 1 || i == 2));
+    return i == 5 || n >= (i == 0 ? 4 : i <= 2 ? i + 1 : i + 2);
+}
+constexpr int count_points(int64_t n) { return n == kWhole + 3 ? 4 : n == kWhole + 2 ? 3 : n == kWhole + 1 ? 1 : int(n); }
+// Pixels that a tile of n points reads.
+constexpr int inputs_of_points(int n) { return n > kWhole ? n - kWhole : n; }
+constexpr double kInner = 0.85, kOuter = 1.65;  // a and c above
 // Where point i stands among those of n.
 constexpr int rank_of_point(int64_t n, int i) {
     int rank = 0;
@@ -64,9 +93,18 @@ struct InputCoefficients {
 constexpr int kPair[3][2] = {{1, 2}, {3, 4}, {0, 5}};
 
 template <class T, int N, int Pair>
-FASTCV_INLINE void input_pair(const Vec<T> (&d)[N], Vec<T>& first, Vec<T>& second) {
+FASTCV_INLINE void input_pair(const Vec<T> (&d)[inputs_of_points(N)], Vec<T>& first, Vec<T>& second) {
     constexpr double a = winograd_point(1), b = winograd_point(3);
-    if constexpr (N == 6 && Pair < 2) {
+    if constexpr (N == kWhole + 3) {
+        const Vec<T> outer = Pair == 0 ? d[2] - d[0] : d[0] + d[2], middle = splat(T(Pair == 0 ? kInner : kOuter)) * d[1];
+        first = outer + middle;
+        second = outer - middle;
+    } else if constexpr (N == kWhole + 2) {
+        first = d[1];
+        second = Pair == 0 ? d[0] : d[0] + d[1];
+    } else if constexpr (N == kWhole + 1) {
+        second = d[0];
+    } else if constexpr (N == 6 && Pair < 2) {
         // (x^2 - other^2) x (x +- own): even and odd parts once, then their sum and difference.
         constexpr double own = Pair == 0 ? a : b, other = Pair == 0 ? b : a;
         const Vec<T> other2 = splat(T(-other * other));
@@ -97,7 +135,7 @@ FASTCV_INLINE void input_pair(const Vec<T> (&d)[N], Vec<T>& first, Vec<T>& secon
 
 // One row of B' d over all points, stored to v + offset[j].
 template <class T, int N>
-FASTCV_INLINE void input_row(const Vec<T> (&d)[N], T* v, const int64_t* offset) {
+FASTCV_INLINE void input_row(const Vec<T> (&d)[inputs_of_points(N)], T* v, const int64_t* offset) {
     Vec<T> first, second;
     if constexpr (uses_point(N, 1)) {
         input_pair<T, N, 0>(d, first, second);
@@ -109,18 +147,21 @@ FASTCV_INLINE void input_row(const Vec<T> (&d)[N], T* v, const int64_t* offset) 
         store(v + offset[3], first);
         if constexpr (uses_point(N, 4)) store(v + offset[4], second);
     }
-    input_pair<T, N, 2>(d, first, second);
-    if constexpr (uses_point(N, 0)) store(v + offset[0], first);
-    store(v + offset[5], second);
+    if constexpr (uses_point(N, 5)) {
+        input_pair<T, N, 2>(d, first, second);
+        if constexpr (uses_point(N, 0)) store(v + offset[0], first);
+        store(v + offset[5], second);
+    }
 }
 
 // Three passes of two rows of points keep everything in registers (36 values at once would not).
 template <class T, int NR, int NQ, int Pair>
 FASTCV_INLINE void input_pass(const T* x, int64_t row, int64_t column, T* v, const int64_t* offset) {
-    Vec<T> z[2][NQ];
-    FASTCV_UNROLL for (int j = 0; j < NQ; j++) {
-        Vec<T> d[NR];
-        FASTCV_UNROLL for (int i = 0; i < NR; i++) d[i] = load(x + i * row + j * column);
+    constexpr int rows = inputs_of_points(NR), columns = inputs_of_points(NQ);
+    Vec<T> z[2][columns];
+    FASTCV_UNROLL for (int j = 0; j < columns; j++) {
+        Vec<T> d[rows];
+        FASTCV_UNROLL for (int i = 0; i < rows; i++) d[i] = load(x + i * row + j * column);
         input_pair<T, NR, Pair>(d, z[0][j], z[1][j]);
     }
     constexpr int first = kPair[Pair][0], second = kPair[Pair][1];
@@ -140,15 +181,27 @@ FASTCV_NOINLINE void input_tiles(const T* x, const TilePlace* tiles, int64_t cou
         const T* tile = x + tiles[t].input;
         if constexpr (uses_point(NR, 1)) input_pass<T, NR, NQ, 0>(tile, row, column, v, offset);
         if constexpr (uses_point(NR, 3)) input_pass<T, NR, NQ, 1>(tile, row, column, v, offset);
-        input_pass<T, NR, NQ, 2>(tile, row, column, v, offset);
+        if constexpr (uses_point(NR, 5)) input_pass<T, NR, NQ, 2>(tile, row, column, v, offset);
     }
 }
 
 // A' m in one dimension: m at N points, y the R outputs.
 template <class T, int N, int R>
 FASTCV_INLINE void output_points(const Vec<T> (&m)[kPoints], Vec<T>* y) {
-    if constexpr (N == 1) {
+    if constexpr (N == 1 || N == kWhole + 1) {
         y[0] = m[5];
+        return;
+    }
+    if constexpr (N == kWhole + 2) {
+        y[0] = m[5] + m[1];
+        y[1] = m[5] + m[2];
+        return;
+    }
+    if constexpr (N == kWhole + 3) {
+        const Vec<T> sum = splat(T(1 / kOuter)) * (m[3] - m[4]), difference = splat(T(1 / kInner)) * (m[1] - m[2]);
+        y[0] = sum - difference;
+        y[1] = (m[3] + m[4]) - (m[1] + m[2]);
+        y[2] = sum + difference;
         return;
     }
     // Powers of opposite points differ in sign at odd k only.
@@ -172,11 +225,10 @@ struct TileEpilogue {
     T slope;
 };
 
-// Outputs of `count` tiles: R x Q of them under a window of TR x TQ taps.
-template <class T, int TR, int R, int TQ, int Q>
+// Outputs of `count` tiles: R x Q of them from NR x NQ points.
+template <class T, int NR, int R, int NQ, int Q>
 FASTCV_NOINLINE void output_tiles(const T* m, int64_t m_tile, const int64_t* offset, T* z, const TilePlace* tiles,
                                   int64_t count, int64_t row, int64_t column, const TileEpilogue<T>& epilogue) {
-    constexpr int NR = R + TR - 1, NQ = Q + TQ - 1;
     for (int64_t t = 0; t < count; t++, m += m_tile) {
         Vec<T> half[R][kPoints];
         FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
@@ -211,8 +263,16 @@ static InputTiles<T> find_input_tiles(int64_t nq) {
            : nq == 3 ? input_tiles<T, NR, 3>
                      : input_tiles<T, NR, 2>;
 }
+// Phases of three along both axes, or of two and one.
+template <class T>
+static InputTiles<T> find_input_phases(int64_t r, int64_t q) {
+    return r == 3   ? input_tiles<T, kWhole + 3, kWhole + 3>
+           : r == 2 ? (q == 2 ? input_tiles<T, kWhole + 2, kWhole + 2> : input_tiles<T, kWhole + 2, kWhole + 1>)
+                    : (q == 2 ? input_tiles<T, kWhole + 1, kWhole + 2> : input_tiles<T, kWhole + 1, kWhole + 1>);
+}
 template <class T>
 static InputTiles<T> find_input_tiles(int64_t nr, int64_t nq) {
+    if (nr > kWhole) return find_input_phases<T>(nr - kWhole, nq - kWhole);
     return nr == 6   ? find_input_tiles<T, 6>(nq)
            : nr == 5 ? find_input_tiles<T, 5>(nq)
            : nr == 4 ? find_input_tiles<T, 4>(nq)
@@ -230,7 +290,7 @@ template <class T, int TR, int R, int TQ, int Q = largest_tile(TQ)>
 static OutputTiles<T> find_output_tiles(int64_t q) {
     if constexpr (Q > 1)
         if (q < Q) return find_output_tiles<T, TR, R, TQ, Q - 1>(q);
-    return output_tiles<T, TR, R, TQ, Q>;
+    return output_tiles<T, R + TR - 1, R, Q + TQ - 1, Q>;
 }
 template <class T, int TR, int TQ, int R = largest_tile(TR)>
 static OutputTiles<T> find_output_tiles_of_window(int64_t r, int64_t q) {
@@ -243,6 +303,12 @@ static OutputTiles<T> find_output_tiles(int64_t taps_y, int64_t r, int64_t taps_
     return taps_y == 1   ? find_output_tiles_of_window<T, 1, Taps>(r, q)
            : taps_x == 1 ? find_output_tiles_of_window<T, Taps, 1>(r, q)
                          : find_output_tiles_of_window<T, Taps, Taps>(r, q);
+}
+template <class T>
+static OutputTiles<T> find_output_phases(int64_t r, int64_t q) {
+    return r == 3   ? output_tiles<T, kWhole + 3, 3, kWhole + 3, 3>
+           : r == 2 ? (q == 2 ? output_tiles<T, kWhole + 2, 2, kWhole + 2, 2> : output_tiles<T, kWhole + 2, 2, kWhole + 1, 1>)
+                    : (q == 2 ? output_tiles<T, kWhole + 1, 1, kWhole + 2, 2> : output_tiles<T, kWhole + 1, 1, kWhole + 1, 1>);
 }
 template <class T>
 static OutputTiles<T> find_output_tiles(int64_t taps_y, int64_t r, int64_t taps_x, int64_t q) {

@@ -48,8 +48,20 @@ struct WinogradWindow {
         const bool simple = (y.step == 1 || s.dilation_h == 1) && (x.step == 1 || s.dilation_w == 1);
         return simple && taps() > 1 && taps() < kPoints && taps_at_once() <= kMostTaps;
     }
+    // Outputs of the longest phase along either axis of a convolution that keeps the plane's size; 0 if it is too long for a tile.
+    static int whole_phase(const Conv2dShape& s) {
+        const Axis y = vertical(s), x = horizontal(s);
+        return has_short_phases(y) && has_short_phases(x) ? int(larger(phase(y), phase(x))) : 0;
+    }
     static constexpr int64_t kMostTaps = 121;  // bounds what lies on the stack while weights are transformed
     static int largest_tile(const Conv2dShape& s) { return fastcv::FASTCV_ISA::largest_tile(WinogradWindow(s).taps()); }
+
+private:
+    static int64_t phase(const Axis& a) { return ceil_div(a.output, a.dilation); }
+    static bool has_short_phases(const Axis& a) {
+        const bool keeps_size = a.taps == 3 && a.stride == 1 && a.pad == a.dilation && a.output == a.input;
+        return keeps_size && phase(a) >= 2 && phase(a) <= kLargestPhase;
+    }
 };
 
 // ---- outputs
@@ -74,15 +86,17 @@ struct Interleave {
 template <class T>
 struct WinogradWeights {
     WinogradWindow window;
-    int64_t points_y, points_x, points;
+    int64_t points_y, points_x;       // of the largest tile: a set of points that uses_point() knows
+    int64_t count_x, points;          // how many
     int64_t part_channels, channels;  // of a part, and of all: the depth of the products
     int64_t panels, panel_elements;
 
     WinogradWeights(const Conv2dShape& s, int tile)
         : window(s),
-          points_y(window.y.all == 1 ? 1 : tile + window.y.taps - 1),
-          points_x(window.x.all == 1 ? 1 : tile + window.x.taps - 1),
-          points(points_y * points_x),
+          points_y(largest_points(window.y, tile)),
+          points_x(largest_points(window.x, tile)),
+          count_x(count_points(points_x)),
+          points(count_points(points_y) * count_x),
           part_channels(round_up(s.C / s.G, kLanes<T>)),
           channels(part_channels * window.parts()),
           panels(ceil_div(s.K / s.G, 2 * kLanes<T>)),
@@ -93,9 +107,32 @@ struct WinogradWeights {
         return uses_point(points_y, int(point / kPoints)) && uses_point(points_x, int(point % kPoints));
     }
     int64_t place_of_point(int64_t point) const {
-        return rank_of_point(points_y, int(point / kPoints)) * points_x + rank_of_point(points_x, int(point % kPoints));
+        return rank_of_point(points_y, int(point / kPoints)) * count_x + rank_of_point(points_x, int(point % kPoints));
+    }
+
+private:
+    static int64_t largest_points(const WindowAxis& w, int tile) {
+        return tile > kWholePhases ? kWhole + tile - kWholePhases : w.all == 1 ? 1 : tile + w.taps - 1;
     }
 };
+
+// A window of three taps for whole phases (conv2d_winograd_transforms.hpp has the formulas).
+template <class D, int Taps>
+FASTCV_INLINE void phase_points(int64_t n, const Vec<D> (&tap)[Taps], D* points, int64_t point_stride) {
+    const Vec<D> before = tap[0], at = tap[1 % Taps], after = tap[2 % Taps];
+    if (n == kWhole + 2) {
+        store(points, after - at);
+        store(points + point_stride, before - at);
+        store(points + 2 * point_stride, at);
+        return;
+    }
+    const Vec<D> quarter = splat(D(0.25)), sum = quarter * (before + after), difference = quarter * (before - after);
+    const Vec<D> inner = splat(D(kInner / 4)) * at, outer = splat(D(kOuter / 4)) * at;
+    store(points, difference + inner);
+    store(points + point_stride, difference - inner);
+    store(points + 2 * point_stride, sum + outer);
+    store(points + 3 * point_stride, sum - outer);
+}
 
 // One dimension of G w for `width` filters side by side: w[tap] to n points, in the order of their ranks.
 template <class D, int Taps>
@@ -104,6 +141,10 @@ FASTCV_INLINE void weight_points_of(int64_t n, const D* const* w, int64_t width,
         Vec<D> tap[Taps];
         FASTCV_UNROLL for (int t = 0; t < Taps; t++) tap[t] = load(w[t] + k);
         D* to = points + k;
+        if (Taps == 3 && n > kWhole) {
+            phase_points<D>(n, tap, to, point_stride);
+            continue;
+        }
         if (uses_point(n, 0)) {
             store(to, splat(D(weight_coefficient(Taps, 0, 0))) * tap[0]);
             to += point_stride;
@@ -248,14 +289,14 @@ private:
             }
             weight_points<D>(layout.points_y, y.taps, column, width, half[0][t], kPoints * W);
         }
-        for (int64_t i = 0; i < layout.points_y; i++) {
+        for (int64_t i = 0; i < count_points(layout.points_y); i++) {
             for (int64_t t = 0; t < x.taps; t++) column[t] = half[i][t];
-            T* points = to + i * layout.points_x * point;
+            T* points = to + i * layout.count_x * point;
             if constexpr (sizeof(T) == sizeof(D)) {
                 weight_points<D>(layout.points_x, x.taps, column, width, points, point);
             } else {
                 weight_points<D>(layout.points_x, x.taps, column, width, row[0], W);
-                for (int64_t j = 0; j < layout.points_x; j++) convert_lanes<D, T>(row[j], points + j * point, width);
+                for (int64_t j = 0; j < layout.count_x; j++) convert_lanes<D, T>(row[j], points + j * point, width);
             }
         }
     }

@@ -85,6 +85,8 @@ const Way kWays[] = {
     {"winograd_f4", true, {}, true, Conv2dChoice::winograd, 4},
     {"winograd_f3", true, {}, true, Conv2dChoice::winograd, 3},
     {"winograd_f2", true, {}, true, Conv2dChoice::winograd, 2},
+    {"winograd_whole_3", true, {}, true, Conv2dChoice::winograd, kWholePhases + 3},
+    {"winograd_whole_2", true, {}, true, Conv2dChoice::winograd, kWholePhases + 2},
 };
 
 bool fits_winograd(const Conv2dShape& s) {
@@ -98,7 +100,14 @@ int64_t taps_together(int64_t taps, int64_t stride) {
     const int64_t parts = stride > 1 ? stride : taps > 5 ? (taps + 3) / 4 : 1, each = (taps + parts - 1) / parts;
     return each;
 }
+// Three taps that keep the plane's size, and two to `most` outputs that are equal modulo the dilation.
+bool has_short_phases(int64_t input, int64_t output, int64_t taps, int64_t stride, int64_t before, int64_t dilation, int most) {
+    return taps == 3 && stride == 1 && before == dilation && output == input && output > dilation && output <= most * dilation;
+}
 bool fits_tile(const Conv2dShape& s, int tile) {
+    if (tile > kWholePhases)
+        return has_short_phases(s.H, s.P, s.R, s.stride_h, s.pad_top, s.dilation_h, tile - kWholePhases) &&
+               has_short_phases(s.W, s.Q, s.S, s.stride_w, s.pad_left, s.dilation_w, tile - kWholePhases);
     return taps_together(s.R, s.stride_h) <= 7 - tile && taps_together(s.S, s.stride_w) <= 7 - tile;
 }
 
@@ -333,6 +342,10 @@ const Row kShapes[] = {
     {1, 4, 11, 13, 3, 3, 3, 3, 2, 2, 1, 0, 2, 2, 3},
     {1, 4, 9, 8, 5, 3, 3, 4, 5, 1, 1, 1, 1},
     {1, 8, 12, 13, 10, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},     // 3x3, dilated
+    {2, 18, 8, 9, 21, 3, 3, 1, 1, 3, 3, 3, 3, 3, 3},      // phases of two and three pixels
+    {1, 9, 7, 5, 36, 3, 3, 1, 1, 4, 4, 4, 4, 4, 4},
+    {2, 17, 3, 2, 33, 3, 3, 1, 1, 1, 1, 1, 1},
+    {1, 20, 4, 10, 9, 3, 3, 1, 1, 3, 3, 4, 4, 3, 4},
     {1, 3, 11, 14, 9, 3, 3, 1, 1, 0, 4, 3, 1, 2, 3},
     {1, 21, 19, 18, 24, 3, 3, 1, 1, 4, 4, 4, 4, 4, 4},
     {1, 4, 6, 7, 5, 3, 3, 1, 1, 9, 9, 9, 9, 9, 9},
