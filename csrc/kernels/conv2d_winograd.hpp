@@ -372,11 +372,19 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
     }
 }
 
+// Whether threads share each block, and divide its panels of filters. With dilation, blocks hold tiles of unequal classes; and where U
+// is near the size of a third-level cache, it is read once for all threads that way.
+constexpr int64_t kMostOwnWeights = int64_t(12) << 20;
+template <class T>
+static bool shares_blocks(const WinogradCall<T>& c) {
+    return c.y.dilation > 1 || c.layout.elements(c.shape) * int64_t(sizeof(T)) > kMostOwnWeights;
+}
+
 // Tiles of a block: V near 512 KiB, at least two register tiles. Dilated layers are deep; large blocks read their U less often.
 template <class T>
 static int64_t tiles_of_block(const WinogradCall<T>& c) {
     const int64_t point_bytes = c.layout.points * c.layout.channels * int64_t(sizeof(T));
-    if (c.y.dilation > 1) return 8 * kTilesOfProduct;
+    if (shares_blocks(c)) return 8 * kTilesOfProduct;
     return larger(2 * kTilesOfProduct, smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes));
 }
 
@@ -466,7 +474,7 @@ static Status run_winograd(const Conv2dShape& s, const Interleave& interleave, i
     const int64_t items = c.batches() * s.G * c.blocks();
     // Each thread has blocks of its own, or all share one after the other: where there are few, and with dilation, whose
     // blocks hold tiles of unequal classes.
-    const bool enough_panels = c.layout.panels >= 2 * threads && s.dilation_h > 1;
+    const bool enough_panels = c.layout.panels >= 2 * threads && shares_blocks(c);
     const bool uneven = items < threads || (items % threads && items < 4 * threads);
     const bool together = threads > 1 && (uneven || enough_panels || (fresh_panels && s.N > 1));
 
