@@ -221,21 +221,20 @@ static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Wei
     return !not_finite;
 }
 
-// Direct multiply-adds run at 80% of peak in whole vectors of filters; Winograd's products at 90%, plus transforms and M.
+// Estimated cycles of the weight gradient. Direct multiply-adds run at 80% of peak in whole vectors of filters; Winograd's products at
+// 90%, plus transforms and M.
 template <class T>
-static bool winograd_gradient_wins(const Conv2dShape& s) {
-    const WinogradWindow window(s);
-    // Five taps would have more than three times the error of a plain sum, as others do where there are few pixels to sum over.
-    if (s.R == 1 || s.S == 1 || !window.possible(s) || window.taps() > 4) return false;
-    const bool plain = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
-    if (!plain && s.P * s.Q < kTermsOfLargeTiles) return false;
-    if (s.C / s.G < kLanes<T> / 2 || s.K / s.G < kLanes<T> / 2) return false;
+static double direct_gradient_cost(const Conv2dShape& s) {
+    const double filters = double(round_up(s.K / s.G, kLanes<T>));
+    return double(s.N * s.P * s.Q * s.R * s.S) * double(s.C / s.G) * filters / kLanes<T> * 0.62;
+}
+template <class T>
+static double winograd_gradient_cost(const Conv2dShape& s, int tile) {
     constexpr double L = kLanes<T>;
-    const int tile = WinogradWindow::largest_tile(s);
+    const WinogradWindow window(s);
     const WinogradWeights<T> layout(s, tile);
     const TileAxis y = tile_axis(vertical(s), tile, window.y), x = tile_axis(horizontal(s), tile, window.x);
     const double channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
-    const double direct = double(s.P * s.Q * s.R * s.S) * double(s.C / s.G) * filters / L * 0.62;
     const double products = double(y.points()) * double(x.points()) * channels * filters / L * 0.56;
     const double tiles = double(y.tiles()) * double(x.tiles());
     const double points = double(layout.points);
@@ -244,7 +243,27 @@ static bool winograd_gradient_wins(const Conv2dShape& s) {
     // M is added up once for every block of about 512 tiles, and transformed once for all.
     const double sums = points * channels * filters / L * 6;
     const double images = double(s.N), blocks = larger(1.0, images * tiles / 512);
-    return images * (products + transforms + moves) + (blocks + 5) / 6 * sums < images * direct;
+    return images * (products + transforms + moves) + (blocks + 5) / 6 * sums;
+}
+// The size of the tiles by which Winograd is faster; 0 if it is not.
+template <class T>
+static int winograd_tile_of_gradient(const Conv2dShape& s) {
+    const WinogradWindow window(s);
+    // Five taps would have more than three times the error of a plain sum, as others do where there are few pixels to sum over.
+    if (s.R == 1 || s.S == 1 || !window.possible(s) || window.taps() > 4) return 0;
+    if (s.C / s.G < kLanes<T> / 2 || s.K / s.G < kLanes<T> / 2) return 0;
+    double least = direct_gradient_cost<T>(s);
+    int best = 0;
+    const auto consider = [&](int tile) {
+        const double cost = winograd_gradient_cost<T>(s, tile);
+        if (cost >= least) return;
+        least = cost;
+        best = tile;
+    };
+    const bool plain = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
+    if (plain || s.P * s.Q >= kTermsOfLargeTiles) consider(WinogradWindow::largest_tile(s));
+    if (const int phase = WinogradWindow::whole_phase(s)) consider(kWholePhases + phase);
+    return best;
 }
 
 template <class T>
@@ -263,7 +282,7 @@ static Status grad_weight(const Conv2dShape& whole, Tensor grad_output, Tensor i
     const bool empty = s.N == 0 || s.P == 0 || s.Q == 0 || s.C == 0 || s.K == 0;
     if (!empty && s.C == s.G && s.C >= kLanes<T> / 2 && ChannelLaneSizes<T>::fit(s))
         return depthwise_grad_weight<T>(s, grad_output, input, grad);
-    if (!empty && winograd_gradient_wins<T>(s)) return grad_weight_winograd<T>(s, grad_output, input, grad);
+    if (const int tile = empty ? 0 : winograd_tile_of_gradient<T>(s)) return grad_weight_winograd<T>(s, tile, grad_output, input, grad);
     return grad_weight_direct<T>(s, grad_output, input, grad);
 }
 

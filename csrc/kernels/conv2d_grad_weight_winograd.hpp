@@ -1,4 +1,5 @@
-// Weight gradient of convolution by Winograd's minimal filtering: F(3x3, 4x4) for windows of 3x3, and likewise those of 2 and 4 taps.
+// Weight gradient of convolution by Winograd's minimal filtering: F(3x3, 4x4) for windows of 3x3, and likewise those of 2 and 4 taps; with
+// whole phases of a large dilation as tiles.
 //
 //   grad_weight[k][c] = A' [ sum over tiles of (G y G') .* (B' x B) ] A        y: 4x4 outputs' gradients, x: 6x6 inputs
 //
@@ -25,6 +26,24 @@ constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
 // One dimension of G y: R gradients to their N points, as R taps of a window would be.
 template <class T, int N, int R>
 FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
+    if constexpr (N == kWhole + 3) {
+        const Vec<T> difference = splat(T(1 / kInner)) * (y[2] - y[0]), sum = splat(T(1 / kOuter)) * (y[0] + y[2]);
+        points[1] = difference - y[1];
+        points[2] = zero<T>() - difference - y[1];
+        points[3] = y[1] + sum;
+        points[4] = y[1] - sum;
+        return;
+    }
+    if constexpr (N == kWhole + 2) {
+        points[1] = y[0];
+        points[2] = y[1];
+        points[5] = y[0] + y[1];
+        return;
+    }
+    if constexpr (N == kWhole + 1) {
+        points[5] = y[0];
+        return;
+    }
     // Even and odd powers of a pair of opposite points are shared.
     FASTCV_UNROLL for (int pair = 0; pair < 2; pair++) {
         const int i = kPair[pair][0];
@@ -42,11 +61,10 @@ FASTCV_INLINE void gradient_points(const Vec<T> (&y)[R], Vec<T>* points) {
     points[5] = y[R - 1];
 }
 
-// Tiles of R x Q gradients for a window of Taps x Taps.
-template <class T, int Taps, int R, int Q>
+// Tiles of R x Q gradients, to NR x NQ points.
+template <class T, int NR, int R, int NQ, int Q>
 FASTCV_NOINLINE void gradient_tiles(const T* z, const TilePlace* tiles, int64_t count, int64_t row, int64_t column, T* d,
                                     const int64_t* offset) {
-    constexpr int NR = R + Taps - 1, NQ = Q + Taps - 1;
     for (int64_t t = 0; t < count; t++, d += kLanes<T>) {
         const T* tile = z + tiles[t].output;
         Vec<T> half[kPoints][Q];
@@ -72,13 +90,19 @@ template <class T, int Taps, int R, int Q = largest_tile(Taps)>
 static GradientTiles<T> find_gradient_tiles_of_row(int64_t q) {
     if constexpr (Q > 1)
         if (q < Q) return find_gradient_tiles_of_row<T, Taps, R, Q - 1>(q);
-    return gradient_tiles<T, Taps, R, Q>;
+    return gradient_tiles<T, R + Taps - 1, R, Q + Taps - 1, Q>;
 }
 template <class T, int Taps, int R = largest_tile(Taps)>
 static GradientTiles<T> find_gradient_tiles(int64_t r, int64_t q) {
     if constexpr (R > 1)
         if (r < R) return find_gradient_tiles<T, Taps, R - 1>(r, q);
     return find_gradient_tiles_of_row<T, Taps, R>(q);
+}
+template <class T>
+static GradientTiles<T> find_gradient_phases(int64_t r, int64_t q) {
+    return r == 3   ? gradient_tiles<T, kWhole + 3, 3, kWhole + 3, 3>
+           : r == 2 ? (q == 2 ? gradient_tiles<T, kWhole + 2, 2, kWhole + 2, 2> : gradient_tiles<T, kWhole + 2, 2, kWhole + 1, 1>)
+                    : (q == 2 ? gradient_tiles<T, kWhole + 1, 1, kWhole + 2, 2> : gradient_tiles<T, kWhole + 1, 1, kWhole + 1, 1>);
 }
 template <class T>
 static GradientTiles<T> find_gradient_tiles(int64_t taps, int64_t r, int64_t q) {
@@ -117,15 +141,20 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
     constexpr int64_t L = kLanes<T>;
     const Conv2dShape& s = c.shape;
     const int64_t filters = s.K / s.G, phases = b.rows.phases(), first_column = b.columns.first_span * c.x.span();
-    const int64_t columns = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
+    // Tiles that are whole phases are read as a whole, with zeros behind the last row and column.
+    const int64_t shown = smaller(s.Q, b.columns.last_span * c.x.span()) - first_column;
+    const int64_t columns = c.x.whole ? c.x.span() : shown;
     const char* planes = c.output.data + (b.first_image + image) * c.output.stride_bytes[0] + (g * filters + filter) * c.output.stride_bytes[1];
     for (int64_t i = 0; i < b.rows.spans() * c.y.tile; i++)
         for (int64_t p = 0; p < phases; p++) {
             const int64_t row = (b.rows.first_span * c.y.tile + i) * c.y.dilation + b.rows.first_phase + p;
-            if (row >= s.P) continue;
             T* to = z + (i * phases + p) * c.z_pitch * L;
+            if (row >= s.P) {
+                for (int64_t e = 0; c.y.whole && e < columns; e++) store(to + e * L, zero<T>());
+                continue;
+            }
             load_channel_lanes(to, columns, planes + row * c.output.stride_bytes[2] + first_column * c.output.stride_bytes[3],
-                               c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - filter), 0, columns);
+                               c.output.stride_bytes[1], c.output.stride_bytes[3], smaller(L, filters - filter), 0, shown);
             if (!all_finite(to, columns)) raise_flag(not_finite);
         }
     for (int i = 0; i < b.n_classes; i++) {
@@ -133,31 +162,47 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
         int64_t offset[kPoints * kPoints];
         for (int point = 0; point < kPoints * kPoints; point++)
             offset[point] = cls.v_offset[point] + c.layout.place_of_point(point) * (d_block - c.v_point) + image * b.tiles_of_point[point] * L;
-        find_gradient_tiles<T>(c.y.taps, cls.r, cls.q)(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d,
-                                                       offset);
+        const auto transform = c.y.whole ? find_gradient_phases<T>(cls.r, cls.q) : find_gradient_tiles<T>(c.y.taps, cls.r, cls.q);
+        transform(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d, offset);
     }
 }
 
-// grad_weight of one filter, one vector of channels and one part of the window, Taps x Taps, from its points.
-template <class T, int Taps>
+// One dimension of A' m: the taps' gradients from their N points.
+template <class T, int N, int Taps>
+FASTCV_INLINE void tap_gradients(const Vec<T> (&m)[kPoints], Vec<T>* taps) {
+    if constexpr (N == kWhole + 3) {
+        const Vec<T> inner = m[1] + m[2], outer = m[3] + m[4], quarter = splat(T(0.25));
+        taps[0] = quarter * (outer + inner);
+        taps[1] = fma(splat(T(kInner / 4)), m[1] - m[2], splat(T(kOuter / 4)) * (m[3] - m[4]));
+        taps[2] = quarter * (outer - inner);
+    } else if constexpr (N == kWhole + 2) {
+        taps[0] = m[2];
+        taps[1] = m[5] - (m[1] + m[2]);
+        taps[2] = m[1];
+    } else {
+        output_points<T, N, Taps>(m, taps);
+    }
+}
+
+// grad_weight of one filter, one vector of channels and one part of the window, Taps x Taps, from its N x N points.
+template <class T, int Taps, int N = largest_tile(Taps) + Taps - 1>
 static void finish_gradient(const WinogradCall<T>& c, const T* m, int64_t m_point, const Tensor& grad_weight, int64_t k, int64_t channel,
                             int64_t channels, int64_t part) {
     constexpr int64_t L = kLanes<T>;
-    constexpr int N = largest_tile(Taps) + Taps - 1;
     const WindowAxis &y = c.layout.window.y, &x = c.layout.window.x;
     Vec<T> half[Taps][kPoints];
     FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
         if (!uses_point(N, j)) continue;
         Vec<T> points[kPoints], taps[Taps];
         FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
-            if (uses_point(N, i)) points[i] = load(m + (rank_of_point(N, i) * N + rank_of_point(N, j)) * m_point);
-        output_points<T, N, Taps>(points, taps);
+            if (uses_point(N, i)) points[i] = load(m + (rank_of_point(N, i) * count_points(N) + rank_of_point(N, j)) * m_point);
+        tap_gradients<T, N, Taps>(points, taps);
         FASTCV_UNROLL for (int i = 0; i < Taps; i++) half[i][j] = taps[i];
     }
     const int64_t* stride = grad_weight.stride_bytes;
     FASTCV_UNROLL for (int i = 0; i < Taps; i++) {
         Vec<T> taps[Taps];
-        output_points<T, N, Taps>(half[i], taps);
+        tap_gradients<T, N, Taps>(half[i], taps);
         const int64_t row = y.tap(part / x.parts, i);
         for (int j = 0; j < Taps; j++) {
             const int64_t column = x.tap(part % x.parts, j);
@@ -172,17 +217,19 @@ static void finish_gradient(const WinogradCall<T>& c, const T* m, int64_t m_poin
 template <class T>
 using FinishGradient = void (*)(const WinogradCall<T>&, const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t);
 template <class T>
-static FinishGradient<T> find_finish_gradient(int64_t taps) {
+static FinishGradient<T> find_finish_gradient(const TileAxis& axis) {
+    const int64_t taps = axis.taps;
+    if (axis.whole) return axis.tile == 3 ? finish_gradient<T, 3, kWhole + 3> : finish_gradient<T, 3, kWhole + 2>;
     return taps == 4   ? finish_gradient<T, 4>
            : taps == 3 ? finish_gradient<T, 3>
                        : finish_gradient<T, 2>;
 }
 
 template <class T>
-static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Tensor input, Tensor grad_weight) {
+static Status grad_weight_winograd(const Conv2dShape& s, int tile, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     constexpr int64_t rows = kGradientRows < L ? kGradientRows : L;
-    WinogradCall<T> c(s, Interleave(s), WinogradWindow::largest_tile(s));
+    WinogradCall<T> c(s, Interleave(s), tile);
     c.input = input;
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
@@ -208,7 +255,7 @@ static Status grad_weight_winograd(const Conv2dShape& s, Tensor grad_output, Ten
     if (!scratch.data()) return Status::out_of_memory;
     char* own_area = scratch.data() + shared_areas * shared_bytes;
 
-    const FinishGradient<T> finish = find_finish_gradient<T>(c.y.taps);
+    const FinishGradient<T> finish = find_finish_gradient<T>(c.y);
     int not_finite = 0;
     parallel(threads, [&](Team team) {
         T* x = reinterpret_cast<T*>(own_area + team.id * own_bytes);

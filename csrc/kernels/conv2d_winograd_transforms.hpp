@@ -48,11 +48,7 @@ constexpr int count_points(int64_t n) { return n == kWhole + 3 ? 4 : n == kWhole
 constexpr int inputs_of_points(int n) { return n > kWhole ? n - kWhole : n; }
 constexpr double kInner = 0.85, kOuter = 1.65;  // a and c above
 // Where point i stands among those of n.
-constexpr int rank_of_point(int64_t n, int i) {
-    int rank = 0;
-    for (int j = 0; j < i; j++) rank += uses_point(n, j);
-    return rank;
-}
+constexpr int rank_of_point(int64_t n, int i) { return i == 0 ? 0 : rank_of_point(n, i - 1) + uses_point(n, i - 1); }
 
 // Coefficient of input k in point i of n: the polynomial over the other finite points of n, times the factors that the weights,
 // scaled for all six points, have too many.
