@@ -166,14 +166,21 @@ def scaled_dot_product_attention_grad(
     grad_value: NDArray[Any],
     grad_mask: NDArray[Any] | None,
 ) -> None: ...
+
+class Pool2dWindow:
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> None: ...
+
 def max_pool2d(
     input: NDArray[Any],
     output: NDArray[Any],
     indices: NDArray[Any] | None,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    window: Pool2dWindow,
 ) -> None: ...
 def max_pool2d_grad_input(
     grad_output: NDArray[Any], indices: NDArray[Any], grad_input: NDArray[Any]
@@ -182,6 +189,7 @@ def max_unpool2d(input: NDArray[Any], indices: NDArray[Any], output: NDArray[Any
 def max_unpool2d_grad_input(
     grad_output: NDArray[Any], indices: NDArray[Any], grad_input: NDArray[Any]
 ) -> None: ...
+def plain_sizes(*args: Any) -> bool: ...
 def measure_peak(itemsize: int, threads: int) -> float: ...
 def measure_bandwidth(threads: int) -> float: ...
 def set_num_threads(n: int) -> None: ...

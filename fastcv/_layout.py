@@ -50,16 +50,15 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
     )
 
 
-def empty(shape: tuple[int, ...], like: NDArray[FloatT]) -> NDArray[FloatT]:
-    """Return a new array (..., C, H, W) with the dtype and the memory order of `like`."""
-    return empty_in_order(shape, like.dtype, channels_last=is_channels_last(like))
-
-
-def empty_in_order(
-    shape: tuple[int, ...], dtype: np.dtype[Any], *, channels_last: bool
+def empty(
+    shape: tuple[int, ...], like: NDArray[Any], dtype: np.dtype[Any] | None = None
 ) -> NDArray[Any]:
-    """Return a new array (..., C, H, W), C-contiguous or channels-last."""
-    if not channels_last:
+    """Return a new array (..., C, H, W) with the memory order of `like`, and its dtype or another.
+
+    It is C-contiguous or channels-last.
+    """
+    dtype = dtype or like.dtype
+    if like.flags.c_contiguous or not is_channels_last(like):
         return np.empty(shape, dtype)
     *batch, channels, height, width = shape
     memory = np.empty((*batch, height, width, channels), dtype)

@@ -21,9 +21,21 @@ inline Tensor tensor(const py::array& a) {
     return t;
 }
 
-// (N, C, P, Q) numbers and their (N, C, H, W) planes.
+// Axis i of (N, C, H, W), where (C, H, W) is one image.
+inline int64_t image_size(const py::array& a, int i) {
+    const int axis = i + int(a.ndim()) - 4;
+    return axis < 0 ? 1 : a.shape(axis);
+}
+inline Tensor image_tensor(const py::array& a) {
+    Tensor t{const_cast<char*>(static_cast<const char*>(a.data())), {}};
+    for (int i = int(a.ndim()) - 1, to = 3; i >= 0; i--, to--) t.stride_bytes[to] = a.strides(i);
+    return t;
+}
+
+// Numbers (N, C, P, Q) and their planes (N, C, H, W).
 inline IndexedShape indexed_shape(const py::array& numbers, const py::array& planes) {
-    return {planes.shape(0), planes.shape(1), planes.shape(2), planes.shape(3), numbers.shape(2), numbers.shape(3)};
+    return {image_size(planes, 0), image_size(planes, 1), image_size(planes, 2),
+            image_size(planes, 3), image_size(numbers, 2), image_size(numbers, 3)};
 }
 
 inline void raise_unless_ok(Status status) {

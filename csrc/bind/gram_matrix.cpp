@@ -6,11 +6,18 @@
 namespace fastcv {
 namespace {
 
-GramShape shape_of(const py::array& input) { return {input.shape(0), input.shape(1), input.shape(2), input.shape(3)}; }
+GramShape shape_of(const py::array& input) {
+    return {image_size(input, 0), image_size(input, 1), image_size(input, 2), image_size(input, 3)};
+}
+// Matrices (N, C, C), or (C, C): axes 1 and 2 of an image's four are theirs.
+Tensor matrices(const py::array& a) {
+    const Tensor t = image_tensor(a);
+    return {t.data, {t.stride_bytes[1], t.stride_bytes[2], t.stride_bytes[3], 0}};
+}
 
 void gram_matrix(const py::array& input, const py::array& output, double scale) {
     const GramShape s = shape_of(input);
-    const Tensor x = tensor(input), y = tensor(output);
+    const Tensor x = image_tensor(input), y = matrices(output);
     const int itemsize = int(input.itemsize());
     Status status;
     {
@@ -22,7 +29,7 @@ void gram_matrix(const py::array& input, const py::array& output, double scale) 
 
 void gram_matrix_grad_input(const py::array& grad_output, const py::array& input, const py::array& grad_input, double scale) {
     const GramShape s = shape_of(input);
-    const Tensor dy = tensor(grad_output), x = tensor(input), dx = tensor(grad_input);
+    const Tensor dy = matrices(grad_output), x = image_tensor(input), dx = image_tensor(grad_input);
     const int itemsize = int(input.itemsize());
     Status status;
     {

@@ -8,7 +8,7 @@ namespace {
 
 void max_unpool2d(const py::array& input, const py::array& indices, const py::array& output) {
     const IndexedShape s = indexed_shape(input, output);
-    const Tensor x = tensor(input), at = tensor(indices), y = tensor(output);
+    const Tensor x = image_tensor(input), at = image_tensor(indices), y = image_tensor(output);
     const int itemsize = int(input.itemsize()), index_bytes = int(indices.itemsize());
     Status status;
     {
@@ -20,7 +20,7 @@ void max_unpool2d(const py::array& input, const py::array& indices, const py::ar
 
 void max_unpool2d_grad_input(const py::array& grad_output, const py::array& indices, const py::array& grad_input) {
     const IndexedShape s = indexed_shape(indices, grad_output);
-    const Tensor dy = tensor(grad_output), at = tensor(indices), dx = tensor(grad_input);
+    const Tensor dy = image_tensor(grad_output), at = image_tensor(indices), dx = image_tensor(grad_input);
     const int itemsize = int(grad_output.itemsize()), index_bytes = int(indices.itemsize());
     Status status;
     {

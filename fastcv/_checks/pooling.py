@@ -22,13 +22,6 @@ class Pool2dParameters(NamedTuple):
     ceil_mode: bool
 
 
-class Pool2dGeometry(NamedTuple):
-    """What a pooling's or unpooling's shapes and parameters amount to."""
-
-    output_shape: Shape4
-    result_shape: Shape  # output_shape, without the batch axis where the input has none
-
-
 def pool2d_parameters(
     op: str,
     kernel_size: Any,
@@ -74,11 +67,8 @@ def _same_planes(op: str, grad_shape: Shape, name: str, sizes: Shape) -> None:
         )
 
 
-@lru_cache(maxsize=256)
-def max_pool2d_geometry(
-    op: str, input_shape: Shape, parameters: Pool2dParameters
-) -> Pool2dGeometry:
-    """Check the input's shape against the window and work out the output's."""
+def max_pool2d_shape(op: str, input_shape: Shape, parameters: Pool2dParameters) -> Shape:
+    """Check the input's shape against the window and work out the result's."""
     batch, channels, *plane = _planes(op, "input.shape", input_shape)
     extents: list[int] = []
     for axis, size in enumerate(plane):
@@ -106,7 +96,7 @@ def max_pool2d_geometry(
         extents.append(extent)
     output_shape = (batch, channels, extents[0], extents[1])
     fits(op, "the output", output_shape)
-    return Pool2dGeometry(output_shape, output_shape[4 - len(input_shape) :])
+    return output_shape[4 - len(input_shape) :]
 
 
 def max_pool2d_index_dtype(op: str, dtype: np.dtype[Any], input_shape: Shape) -> None:
@@ -128,15 +118,14 @@ def max_pool2d_grad_shapes(
     _same_planes(op, grad_shape, "input_shape", input_shape)
 
 
-@lru_cache(maxsize=256)
-def max_unpool2d_geometry(
+def max_unpool2d_shape(
     op: str,
     input_shape: Shape,
     indices_shape: Shape,
     parameters: Pool2dParameters,
     output_size: Shape | None,
-) -> Pool2dGeometry:
-    """Check shapes against each other and work out the output's."""
+) -> Shape:
+    """Check shapes against each other and work out the result's."""
     equal_shapes(op, "indices.shape", indices_shape, "input.shape", input_shape)
     batch, channels, *plane = _planes(op, "input.shape", input_shape)
     if output_size is not None and len(output_size) not in (2, 4):
@@ -167,7 +156,7 @@ def max_unpool2d_geometry(
         extents.append(extent)
     output_shape = (batch, channels, extents[0], extents[1])
     fits(op, "the output", output_shape)
-    return Pool2dGeometry(output_shape, output_shape[4 - len(input_shape) :])
+    return output_shape[4 - len(input_shape) :]
 
 
 @lru_cache(maxsize=256)

@@ -65,9 +65,7 @@ def _pool_run(input: Any, *parameters: Any) -> Any:
 def _pool_shape(shapes: tuple[Any, ...], parameters: Parameters) -> tuple[Shape, Shape]:
     *plain, with_indices, _ = parameters
     checked = _checks.pool2d_parameters(_POOL, *plain)
-    # Past the cache, which cannot hash symbolic sizes.
-    geometry = _checks.max_pool2d_geometry.__wrapped__(_POOL, tuple(shapes[0]), checked)
-    shape = geometry.result_shape
+    shape = _checks.max_pool2d_shape(_POOL, tuple(shapes[0]), checked)
     return shape, shape if with_indices else (0,)
 
 
@@ -107,11 +105,9 @@ def _unpool_arguments(
 def _unpool_shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
     *plain, size = parameters
     checked = _checks.pool2d_parameters(_UNPOOL, *plain)
-    geometry = _checks.max_unpool2d_geometry.__wrapped__(
-        _UNPOOL, *map(tuple, shapes), checked, None if size is None else tuple(size)
-    )
-    result: Shape = geometry.result_shape
-    return result
+    input, indices = map(tuple, shapes)
+    size = None if size is None else tuple(size)
+    return _checks.max_unpool2d_shape(_UNPOOL, input, indices, checked, size)
 
 
 def _unpool_run(input: Any, indices: Any, *parameters: Any) -> Any:

@@ -75,7 +75,7 @@ def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[F
     shape = _checks.gram_matrix_shape(op, input.shape)
     factor = _checks.gram_matrix_scale(op, scale, input.shape)
     output: NDArray[FloatT] = np.empty(shape, input.dtype)
-    _core.gram_matrix(_layout.batched(input), output if output.ndim == 3 else output[None], factor)
+    _core.gram_matrix(input, output, factor)
     return output
 
 
@@ -145,10 +145,5 @@ def gram_matrix_grad_input(
     )
     factor = _checks.gram_matrix_scale(op, scale, input.shape)
     grad_input = _layout.empty(input.shape, like=input)
-    _core.gram_matrix_grad_input(
-        grad_output if grad_output.ndim == 3 else grad_output[None],
-        _layout.batched(input),
-        _layout.batched(grad_input),
-        factor,
-    )
+    _core.gram_matrix_grad_input(grad_output, input, grad_input, factor)
     return grad_input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -139,28 +140,35 @@ def max_pool2d(
     """
     op = "max_pool2d"
     _checks.float_arrays(op, {"input": input})
-    parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding, dilation, ceil_mode)
-    geometry = _checks.max_pool2d_geometry(op, input.shape, parameters)
+    plain = _core.plain_sizes(kernel_size, stride, padding, dilation)
+    plan: Any = _plan if plain else _plan.__wrapped__
+    shape, window = plan(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     with_indices = _checks.boolean(op, "return_indices", return_indices)
     dtype = _checks.index_dtype(op, index_dtype)
-    channels_last = _layout.is_channels_last(input)
-    output: NDArray[FloatT] = _layout.empty_in_order(
-        geometry.result_shape, input.dtype, channels_last=channels_last
-    )
-    indices: NDArray[Any] | None = None
-    if with_indices:
-        _checks.max_pool2d_index_dtype(op, dtype, input.shape)
-        indices = _layout.empty_in_order(geometry.result_shape, dtype, channels_last=channels_last)
-    _core.max_pool2d(
-        _layout.batched(input),
-        _layout.batched(output),
-        None if indices is None else _layout.batched(indices),
-        parameters.kernel_size,
-        parameters.stride,
-        parameters.padding,
-        parameters.dilation,
-    )
-    return output if indices is None else (output, indices)
+    output: NDArray[FloatT] = _layout.empty(shape, input)
+    if not with_indices:
+        _core.max_pool2d(input, output, None, window)
+        return output
+    _checks.max_pool2d_index_dtype(op, dtype, input.shape)
+    indices = _layout.empty(shape, input, dtype)
+    _core.max_pool2d(input, output, indices, window)
+    return output, indices
+
+
+@lru_cache(maxsize=256, typed=True)
+def _plan(
+    input_shape: _checks.Shape,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+) -> tuple[_checks.Shape, _core.Pool2dWindow]:
+    """Return the result's shape and the core's parameters, worked out once for plain sizes."""
+    op = "max_pool2d"
+    parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding, dilation, ceil_mode)
+    shape = _checks.max_pool2d_shape(op, input_shape, parameters)
+    return shape, _core.Pool2dWindow(*parameters[:4])
 
 
 def max_pool2d_grad_input(
@@ -226,9 +234,7 @@ def max_pool2d_grad_input(
     _checks.max_pool2d_grad_shapes(op, grad_output.shape, indices.shape, checked_shape)
     grad_input = _layout.empty(checked_shape, grad_output)
     try:
-        _core.max_pool2d_grad_input(
-            _layout.batched(grad_output), _layout.batched(indices), _layout.batched(grad_input)
-        )
+        _core.max_pool2d_grad_input(grad_output, indices, grad_input)
     except IndexError:
         raise _checks.index_error(op, indices, *checked_shape[-2:]) from None
     return grad_input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -79,17 +80,31 @@ def max_unpool2d(
     op = "max_unpool2d"
     _checks.float_arrays(op, {"input": input})
     _checks.index_array(op, indices)
+    plain = _core.plain_sizes(kernel_size, stride, padding, output_size)
+    result_shape: Any = _result_shape if plain else _result_shape.__wrapped__
+    shape = result_shape(input.shape, indices.shape, kernel_size, stride, padding, output_size)
+    output: NDArray[FloatT] = _layout.empty(shape, input)
+    try:
+        _core.max_unpool2d(input, indices, output)
+    except IndexError:
+        raise _checks.index_error(op, indices, *shape[-2:]) from None
+    return output
+
+
+@lru_cache(maxsize=256, typed=True)
+def _result_shape(
+    input_shape: _checks.Shape,
+    indices_shape: _checks.Shape,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    output_size: Any,
+) -> _checks.Shape:
+    """Check whatever is no array, once for plain sizes."""
+    op = "max_unpool2d"
     parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding)
     size = None if output_size is None else _checks.shape(op, "output_size", output_size)
-    geometry = _checks.max_unpool2d_geometry(op, input.shape, indices.shape, parameters, size)
-    output = _layout.empty(geometry.result_shape, input)
-    try:
-        _core.max_unpool2d(
-            _layout.batched(input), _layout.batched(indices), _layout.batched(output)
-        )
-    except IndexError:
-        raise _checks.index_error(op, indices, *geometry.output_shape[2:]) from None
-    return output
+    return _checks.max_unpool2d_shape(op, input_shape, indices_shape, parameters, size)
 
 
 def max_unpool2d_grad_input(grad_output: NDArray[FloatT], indices: NDArray[Any]) -> NDArray[FloatT]:
@@ -146,9 +161,7 @@ def max_unpool2d_grad_input(grad_output: NDArray[FloatT], indices: NDArray[Any])
     _checks.max_unpool2d_grad_shapes(op, grad_output.shape, indices.shape)
     grad_input = _layout.empty(indices.shape, grad_output)
     try:
-        _core.max_unpool2d_grad_input(
-            _layout.batched(grad_output), _layout.batched(indices), _layout.batched(grad_input)
-        )
+        _core.max_unpool2d_grad_input(grad_output, indices, grad_input)
     except IndexError:
         raise _checks.index_error(op, indices, *grad_output.shape[-2:]) from None
     return grad_input

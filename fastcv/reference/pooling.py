@@ -27,7 +27,7 @@ def max_pool2d(
     op = "max_pool2d"
     parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding, dilation, ceil_mode)
     image = np.asarray(input, np.float64)
-    result_shape = _checks.max_pool2d_geometry(op, image.shape, parameters).result_shape
+    result_shape = _checks.max_pool2d_shape(op, image.shape, parameters)
     height, width = image.shape[-2:]
     (rows, columns), (down, across) = parameters.kernel_size, parameters.dilation
     # Where each window starts; and where it first meets the image, or would if that went on.
@@ -76,11 +76,11 @@ def max_unpool2d(
     values, names = np.asarray(input, np.float64), np.asarray(indices)
     parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding)
     size = None if output_size is None else _checks.shape(op, "output_size", output_size)
-    geometry = _checks.max_unpool2d_geometry(op, values.shape, names.shape, parameters, size)
-    planes, names, values = _named_elements(op, geometry.result_shape, names, values)
+    shape = _checks.max_unpool2d_shape(op, values.shape, names.shape, parameters, size)
+    planes, names, values = _named_elements(op, shape, names, values)
     for element in range(names.shape[1]):
         planes[np.arange(len(planes)), names[:, element]] = values[:, element]
-    return planes.reshape(geometry.result_shape)
+    return planes.reshape(shape)
 
 
 def max_unpool2d_grad_input(grad_output: ArrayLike, indices: ArrayLike) -> Array:
