@@ -183,3 +183,16 @@ def test_indices_that_another_thread_changes_meanwhile() -> None:
 
     error = _checks.index_error("max_unpool2d", PLACES, 8, 9)
     assert str(error).startswith("max_unpool2d: indices must be at least 0")
+
+
+def test_sizes_that_only_equal_remembered_ones_are_refused() -> None:
+    """2.0 and True equal 2 and 1, and hash as they do."""
+    max_pool2d(IMAGE, (2, 1), (2, 1), (0, 0), (1, 1), False)
+    for wrong in ((2.0, 1), (2, True), [2.0, 1]):
+        with pytest.raises(TypeError, match="must be an integer"):
+            max_pool2d(IMAGE, wrong, (2, 1), (0, 0), (1, 1), False)
+    with pytest.raises(TypeError, match="ceil_mode must be a bool"):
+        max_pool2d(IMAGE, (2, 1), (2, 1), (0, 0), (1, 1), 0)
+    max_unpool2d(POOLED, PLACES, 2, 2, 0, (8, 9))
+    with pytest.raises(TypeError, match="must be an integer"):
+        max_unpool2d(POOLED, PLACES, 2, 2, 0, (8.0, 9))

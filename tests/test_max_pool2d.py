@@ -321,7 +321,8 @@ def test_channels_last_stays_channels_last(case: Case) -> None:
         output, indices = max_pool2d(image, **case.parameters, return_indices=True)
         assert in_channels_last(output) and in_channels_last(indices)
         assert in_channels_last(max_pool2d(image, **case.parameters))
-        if case.name not in ("missed", "whole_plane"):  # one pixel counts as NCHW
+        # One pixel counts as NCHW; a window that misses the image has its place outside.
+        if case.name != "missed" and case.output_shape[2:] != (1, 1):
             assert in_channels_last(max_pool2d_grad_input(output, indices, image.shape))
     output, indices = max_pool2d(values, **case.parameters, return_indices=True)
     assert output.flags.c_contiguous and indices.flags.c_contiguous

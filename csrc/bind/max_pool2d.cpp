@@ -13,7 +13,8 @@ struct Pool2dWindow {
     Pair kernel_size, stride, padding, dilation;
 };
 
-void max_pool2d(const py::array& input, const py::array& output, const std::optional<py::array>& indices, const Pool2dWindow& window) {
+void max_pool2d(const py::array& input, const py::array& output, const std::optional<py::array>& indices,
+                const Pool2dWindow& window) {
     Pool2dShape s{};
     s.N = image_size(input, 0), s.C = image_size(input, 1), s.H = image_size(input, 2), s.W = image_size(input, 3);
     s.R = window.kernel_size.first, s.S = window.kernel_size.second;
@@ -47,7 +48,8 @@ void max_pool2d_grad_input(const py::array& grad_output, const py::array& indice
 
 void bind_max_pool2d(py::module_& m) {
     py::class_<Pool2dWindow>(m, "Pool2dWindow")
-        .def(py::init<Pair, Pair, Pair, Pair>(), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"));
+        .def(py::init<Pair, Pair, Pair, Pair>(), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"),
+             py::arg("dilation"));
     m.def("max_pool2d", &max_pool2d, py::arg("input"), py::arg("output"), py::arg("indices").none(true), py::arg("window"));
     m.def("max_pool2d_grad_input", &max_pool2d_grad_input, py::arg("grad_output"), py::arg("indices"), py::arg("grad_input"));
 }

@@ -28,6 +28,7 @@
 #include "max_pool2d_channels.hpp"
 #include "max_pool2d_planar.hpp"
 #include "max_pool2d_rows.hpp"
+#include "max_pool2d_window.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -308,6 +309,40 @@ static bool pool_rows(const PoolCall& call, double turned, Status* status) {
     return true;
 }
 
+// ---- planes with one window
+
+// Whether planes were pooled that way.
+template <class T>
+static bool pool_whole_windows(const PoolCall& call) {
+    const Axis &y = call.y, &x = call.x;
+    const int64_t* b = call.input.stride_bytes;
+    const auto inside = [](const Axis& a) { return a.output == 1 && a.pad <= 0 && a.input + a.pad > (a.taps - 1) * a.dilation; };
+    if (!inside(y) || !inside(x) || x.dilation != 1 || b[3] != int64_t(sizeof(T))) return false;
+    WholeWindow w{y.taps, x.taps, y.dilation * b[2], y.dilation * x.input, -y.pad * x.input - x.pad};
+    if (w.row_bytes == x.taps * int64_t(sizeof(T)) && w.row_positions == x.taps) w.length *= w.rows, w.rows = 1;
+    const int64_t planes = call.N * call.C;
+    // In terms of threads_for(): about 4 microseconds of one core's work are worth a second one.
+    const double plane_work = (600 + 20 * double(y.taps) * double(x.taps)) * (call.indices.data ? 1.5 : 1);
+    const int threads = threads_for(double(planes) * plane_work);
+    const int64_t group = smaller(kLanes<T>, ceil_div(planes, threads)), groups = ceil_div(planes, group);
+    const auto kernel = call.indices.data ? pool_windows<T, true> : pool_windows<T, false>;
+    parallel(threads, [&](Team team) {
+        for (int64_t g = team.begin(groups); g < team.end(groups); g++) {
+            const int64_t begin = g * group, count = smaller(group, planes - begin);
+            const char* windows[kLanes<T>];
+            int64_t n = begin / call.C, c = begin % call.C;
+            for (int64_t i = 0; i < count; i++) {
+                windows[i] = call.input.data + n * b[0] + c * b[1] - y.pad * b[2] - x.pad * b[3];
+                if (++c == call.C) c = 0, n++;
+            }
+            char* indices = call.indices.data ? call.indices.data + begin * call.index_bytes : nullptr;
+            if (!kernel(w, windows, count, reinterpret_cast<T*>(call.output.data) + begin, indices, call.index_bytes)) continue;
+            for (int64_t i = begin; i < begin + count; i++) pool_plainly<T>(call, i / call.C, i % call.C, 0, 1);
+        }
+    });
+    return true;
+}
+
 // ---- channels-last images
 
 template <class T>
@@ -503,6 +538,7 @@ static Status max_pool2d(const Pool2dShape& s, int index_bytes, Tensor input, Te
         return Status::ok;
     }
     if (planar) {
+        if (pool_whole_windows<T>(call)) return Status::ok;
         const double turned = turned_cycles<T>(call);
         Status status;
         if (pool_rows<T>(call, turned, &status)) return status;

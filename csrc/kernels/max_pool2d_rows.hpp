@@ -12,6 +12,9 @@
 //
 //   lanes              [row p of plane c | row p of plane c + 1 | ..
 //
+// (Rows of one plane side by side, whose results would follow each other: 512 planes of 14 x 14, 2 x 2 at stride 2, took 29
+// microseconds instead of 23, since pointers change with every vector.)
+//
 // direct: windows look at all their rows. shared: where square windows overlap, a vector goes down its column of outputs, and the
 // bests along rows that the next window sees as well stay in registers; for a few rows at a time, so that memory is gone through
 // in about its own order. (A ring of rows' bests in memory took 1.5 times as long.)

@@ -175,6 +175,10 @@ KINDS = (
     _case("dilated_long", 3, (31, 40), 7, "", batch=2, stride=1, padding=2, dilation=(2, 3)),
     _case("missed", 3, (3, 19), (2, 3), "", batch=2, stride=1, padding=1, dilation=(4, 2)),
     _case("whole_plane", 21, (7, 6), (7, 6), "unpooled", batch=2),
+    _case("whole_plane_long", 5, (23, 37), (23, 37), "", batch=2),
+    _case("whole_rows", 18, (9, 70), (7, 67), "unpooled", batch=2, stride=50),
+    _case("apart_across_planes", 21, (6, 10), 2, "unpooled", batch=2),
+    _case("apart_short_left", 9, (7, 11), (2, 3), "unpooled", batch=2),
     _case("one_pixel", 7, (5, 9), 1, "unpooled", batch=2),
     _case("thinned", 7, (9, 41), 1, "unpooled", batch=2, stride=(3, 2)),
 )
