@@ -277,6 +277,12 @@ FASTCV_INLINE __mmask8 less_or_equal(Vec<double> a, Vec<double> b) { return _mm5
 FASTCV_INLINE __mmask8 equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 FASTCV_INLINE __mmask16 equal(Vec<int32_t> a, Vec<int32_t> b) { return _mm512_cmpeq_epi32_mask(__m512i(a), __m512i(b)); }
 FASTCV_INLINE __mmask8 equal(Vec<int64_t> a, Vec<int64_t> b) { return _mm512_cmpeq_epi64_mask(__m512i(a), __m512i(b)); }
+// The lanes of m that are equal.
+template <class T>
+FASTCV_INLINE Mask<T> equal_where(Mask<T> m, Vec<Position<T>> a, Vec<Position<T>> b) {
+    if constexpr (sizeof(T) == 4) return _mm512_mask_cmpeq_epi32_mask(m, __m512i(a), __m512i(b));
+    else return _mm512_mask_cmpeq_epi64_mask(m, __m512i(a), __m512i(b));
+}
 template <class T>
 FASTCV_INLINE bool any(Mask<T> m) {
     return m != 0;
@@ -313,6 +319,10 @@ FASTCV_INLINE Mask<double> less_or_equal(Vec<double> a, Vec<double> b) { return 
 template <class V>
 FASTCV_INLINE auto equal(V a, V b) {
     return a == b;
+}
+template <class T>
+FASTCV_INLINE Mask<T> equal_where(Mask<T> m, Vec<Position<T>> a, Vec<Position<T>> b) {
+    return m & (a == b);
 }
 template <class T>
 FASTCV_INLINE bool any(Mask<T> m) {

@@ -8,20 +8,13 @@
 // one that it loads before it goes there, and gives up where one is outside its plane. What it wrote until then is a result that
 // nobody gets to see.
 //
-// scatter: a plane is cleared and the numbers go to their places one by one. Where they are added up, four planes take turns, so
-// that a sum need not wait until the one before it is in memory.
+// scatter: a plane is cleared and the numbers go to their places one by one. Four planes take turns, so that a sum need not wait
+// until the one before it is in memory.
 //
-// blocks: if windows did not overlap, each number's place is in a block of its own, stride_h x stride_w pixels:
-//
-//   numbers      a     b     c  ..            place in block: a 1, b 2, c 0
-//   row 2p     0 a | 0 0 | c 0  ..            two masked copies, interleaved
-//   row 2p+1   0 0 | b 0 | 0 0  ..
-//
-// Each pixel is written once. The sizes suggest the blocks; the comparisons that make the masks say whether every number is in its
+// blocks (max_unpool2d_blocks.hpp): if windows did not overlap, each number's place is in a block of its own, of stride_h x
+// stride_w pixels, and each pixel is written once. The sizes suggest the blocks; comparisons say whether every number is in its
 // own. If one is not, its plane is done by scatter, and so are those after it. All give the same bits: an added number is added
 // to zero in both.
-//
-// Blocks are 1 or 2 pixels wide: from 3 on, clearing and scattering costs no more than the comparisons.
 //
 // gather: 3 x 3 windows at stride 2 are the usual ones that overlap. A pixel lies in at most four of them, so its sum takes the
 // numbers of those whose index is the pixel's, in row-major order; again each pixel is written once:
@@ -37,29 +30,10 @@
 #include "../ops.h"
 #include "../parallel.h"
 #include "../simd.h"
+#include "max_unpool2d_blocks.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
-
-// Numbers with an index each, any strides. I: int32_t or int64_t.
-template <class T, class I>
-struct IndexedNumbers {
-    const char *values, *indices;
-    int64_t value_bytes[4], index_bytes[4];
-
-    IndexedNumbers(Tensor v, Tensor i) : values(v.data), indices(i.data) {
-        for (int d = 0; d < 4; d++) value_bytes[d] = v.stride_bytes[d], index_bytes[d] = i.stride_bytes[d];
-    }
-    IndexedNumbers at(int64_t n, int64_t c) const {
-        IndexedNumbers plane = *this;
-        plane.values += n * value_bytes[0] + c * value_bytes[1];
-        plane.indices += n * index_bytes[0] + c * index_bytes[1];
-        return plane;
-    }
-    T value(int64_t p, int64_t q) const { return load_scalar<T>(values + p * value_bytes[2] + q * value_bytes[3]); }
-    int64_t index(int64_t p, int64_t q) const { return load_scalar<I>(indices + p * index_bytes[2] + q * index_bytes[3]); }
-    bool neighbours(int d) const { return value_bytes[d] == int64_t(sizeof(T)) && index_bytes[d] == int64_t(sizeof(I)); }
-};
 
 static inline bool outside(int64_t index, int64_t size) { return uint64_t(index) >= uint64_t(size); }
 
@@ -72,59 +46,24 @@ FASTCV_INLINE void put(char* to, T value) {
 
 // kPlanes planes of results, one after another in memory; false: an index is outside.
 template <class T, class I, bool kAdd, int kPlanes>
-static bool scatter_planes(const IndexedShape& s, const IndexedNumbers<T, I>* numbers, char* result) {
-    const int64_t size = s.H * s.W, plane_bytes = size * int64_t(sizeof(T));
+FASTCV_NOINLINE bool scatter_planes(const IndexedShape& s, const IndexedNumbers<T, I>* numbers, char* result) {
+    const int64_t size = s.H * s.W, plane_bytes = size * int64_t(sizeof(T)), P = s.P, Q = s.Q;
+    const int64_t value_step = numbers->value_bytes[3], index_step = numbers->index_bytes[3];
     __builtin_memset(result, 0, size_t(kPlanes * plane_bytes));
-    for (int64_t p = 0; p < s.P; p++)
-        for (int64_t q = 0; q < s.Q; q++)
-            FASTCV_UNROLL for (int i = 0; i < kPlanes; i++) {
-                const int64_t index = numbers[i].index(p, q);
-                if (outside(index, size)) return false;
-                put<T, kAdd>(result + i * plane_bytes + index * int64_t(sizeof(T)), numbers[i].value(p, q));
-            }
-    return true;
-}
-
-// Blocks of kWidth columns and `height` rows; false: a number is not in its own.
-template <class T, class I, bool kAdd, int kWidth>
-static bool fill_blocks(const IndexedShape& s, int64_t height, const IndexedNumbers<T, I>& numbers, char* result) {
-    constexpr int64_t L = kLanes<T>;
-    using At = Position<T>;
-    const int64_t row_bytes = s.W * int64_t(sizeof(T)), filled = s.Q * kWidth;
-    for (int64_t p = 0; p < s.P; p++) {
-        const T* values = reinterpret_cast<const T*>(numbers.values + p * numbers.value_bytes[2]);
-        const char* indices = numbers.indices + p * numbers.index_bytes[2];
-        char* block = result + p * height * row_bytes;
-        Mask<T> lost{};
-        for (int64_t q = 0; q < s.Q; q += L) {
-            const int64_t n = s.Q - q;
-            Vec<T> v = load_first(values + q, n);
-            if constexpr (kAdd) v += zero<T>();
-            const Vec<At> corner = splat(At(p * height * s.W + q * kWidth)) + lane_indices<T>() * At(kWidth);
-            const Vec<At> place = load_positions<T>(indices, int(sizeof(I)), q, n) - corner;
-            Mask<T> found = lanes_from<T>(n);
-            for (int64_t r = 0; r < height; r++) {
-                Vec<T> pixels[kWidth];
-                FASTCV_UNROLL for (int j = 0; j < kWidth; j++) {
-                    const Mask<T> here = equal(place, splat(At(r * s.W + j)));
-                    found = Mask<T>(found | here);
-                    pixels[j] = choose(here, v, zero<T>());
-                }
-                T* row = reinterpret_cast<T*>(block + r * row_bytes) + q * kWidth;
-                if constexpr (kWidth == 1) {
-                    store_first(row, pixels[0], n);
-                } else {
-                    store_first(row, interleave_low<T>(pixels[0], pixels[1]), 2 * n);
-                    store_first(row + L, interleave_high<T>(pixels[0], pixels[1]), 2 * n - L);
-                }
-            }
-            lost = Mask<T>(lost | Mask<T>(~found));
+    for (int64_t p = 0; p < P; p++) {
+        // Copies, which a store to the result cannot change.
+        const char *values[kPlanes], *indices[kPlanes];
+        FASTCV_UNROLL for (int i = 0; i < kPlanes; i++) {
+            values[i] = numbers[i].values + p * numbers[i].value_bytes[2];
+            indices[i] = numbers[i].indices + p * numbers[i].index_bytes[2];
         }
-        if (any<T>(lost)) return false;
-        for (int64_t r = 0; r < height && filled < s.W; r++)
-            __builtin_memset(block + r * row_bytes + filled * int64_t(sizeof(T)), 0, size_t(s.W - filled) * sizeof(T));
+        for (int64_t q = 0; q < Q; q++)
+            FASTCV_UNROLL for (int i = 0; i < kPlanes; i++) {
+                const int64_t index = load_scalar<I>(indices[i] + q * index_step);
+                if (outside(index, size)) return false;
+                put<T, kAdd>(result + i * plane_bytes + index * int64_t(sizeof(T)), load_scalar<T>(values[i] + q * value_step));
+            }
     }
-    __builtin_memset(result + s.P * height * row_bytes, 0, size_t((s.H - s.P * height) * row_bytes));
     return true;
 }
 
@@ -208,13 +147,6 @@ static void gather_row(const IndexedShape& s, const GatherScratch<T>& scratch, i
     }
 }
 
-template <class T>
-static int64_t count_found(Vec<Position<T>> found) {
-    int64_t sum = 0;
-    for (int l = 0; l < kLanes<T>; l++) sum += found[l];
-    return sum;
-}
-
 // 3 x 3 windows at stride 2 that start kBefore pixels before 2p and 2q; false: not every number was found.
 template <class T, class I, int kBefore>
 static bool gather_plane(const IndexedShape& s, const GatherScratch<T>& scratch, const IndexedNumbers<T, I>& numbers, char* result) {
@@ -232,13 +164,14 @@ static bool gather_plane(const IndexedShape& s, const GatherScratch<T>& scratch,
 }
 
 // The ways to do a plane, those that write each pixel once first.
-enum HandBack { blocks, gather_before, gather_at, scatter };
+enum HandBack { short_blocks, long_blocks, gather_before, gather_at, scatter };
 
 template <class T, class I, bool kAdd>
-static bool way_applies(int way, const IndexedShape& s, const IndexedNumbers<T, I>& numbers) {
+static bool way_applies(int way, const IndexedShape& s, const IndexedNumbers<T, I>& numbers, const BlockPlan<T>& plan) {
     if (way == scatter) return true;
+    if (way == short_blocks) return plan.count > 0;
     if (!numbers.neighbours(3) || s.H * s.W >= INT32_MAX) return false;
-    if (way == blocks) return s.H >= s.P && (s.W / s.Q == 1 || s.W / s.Q == 2);
+    if (way == long_blocks) return s.Q > kLanes<T> && s.H >= s.P && (s.W / s.Q == 1 || s.W / s.Q == 2);
     if (!kAdd || s.Q > GatherScratch<T>::kWidest) return false;
     const auto fits = [way](int64_t size, int64_t windows) {
         return way == gather_before ? windows == (size + 1) / 2 : windows == (size - 1) / 2 || windows == size / 2;
@@ -248,30 +181,36 @@ static bool way_applies(int way, const IndexedShape& s, const IndexedNumbers<T, 
 
 // Planes [first, last) of all images' planes; false: an index is outside. A way that fails is not tried again.
 template <class T, class I, bool kAdd>
-static bool hand_back_planes(const IndexedShape& s, const IndexedNumbers<T, I>& numbers, char* result, int64_t first, int64_t last,
-                             char* scratch_data) {
-    const int64_t plane_bytes = s.H * s.W * int64_t(sizeof(T)), height = s.H / s.P, width = s.W / s.Q;
+static bool hand_back_planes(const IndexedShape& s, const IndexedNumbers<T, I>& numbers, const BlockPlan<T>& plan, char* result,
+                             int64_t first, int64_t last, char* scratch_data) {
+    const int64_t plane_bytes = s.H * s.W * int64_t(sizeof(T));
     const GatherScratch<T> scratch(scratch_data, s.Q);
     const auto plane_at = [&](int64_t i) { return numbers.at(i / s.C, i % s.C); };
-    int way = blocks;
+    int way = short_blocks;
     for (int64_t i = first; i < last;) {
         char* to = result + i * plane_bytes;
         const IndexedNumbers<T, I> plane = plane_at(i);
         bool done = false;
-        if (!way_applies<T, I, kAdd>(way, s, numbers)) {
+        int64_t planes = 1;
+        if (!way_applies<T, I, kAdd>(way, s, numbers, plan)) {
             way++;
             continue;
         }
-        if (way == blocks)
-            done = width == 1 ? fill_blocks<T, I, kAdd, 1>(s, height, plane, to) : fill_blocks<T, I, kAdd, 2>(s, height, plane, to);
+        if (way == short_blocks) {
+            planes = smaller(plan.planes, last - i);
+            done = fill_short_rows<T, I, kAdd>(s, plan, plane, planes, to);
+        }
+        if (way == long_blocks)
+            done = s.W / s.Q == 1 ? fill_long_rows<T, I, kAdd, 1>(s, s.H / s.P, plane, to)
+                                  : fill_long_rows<T, I, kAdd, 2>(s, s.H / s.P, plane, to);
         if constexpr (kAdd) {
             if (way == gather_before) done = gather_plane<T, I, 1>(s, scratch, plane, to);
             if (way == gather_at) done = gather_plane<T, I, 0>(s, scratch, plane, to);
         }
         if (way != scatter) {
-            i += done;
+            i += done ? planes : 0;
             way += !done;
-        } else if (kAdd && last - i >= 4) {
+        } else if (last - i >= 4) {
             const IndexedNumbers<T, I> planes[4] = {plane, plane_at(i + 1), plane_at(i + 2), plane_at(i + 3)};
             if (!scatter_planes<T, I, kAdd, 4>(s, planes, to)) return false;
             i += 4;
@@ -356,8 +295,9 @@ static bool hand_back_images(const IndexedShape& s, const IndexedNumbers<T, I>& 
 
 // ---- the drivers
 
-// About what moving an element costs, in terms of threads_for(): its bytes against a core's share of the memory's rate.
-constexpr double kMoved = 16;
+// What moving an element costs, and finding one, in terms of threads_for(): about 4 microseconds of one core's work are worth a
+// second one.
+constexpr double kMoved = 32, kFetched = 96;
 
 template <class T, class I, bool kAdd>
 static Status hand_back(const IndexedShape& s, Tensor values, Tensor indices, Tensor result) {
@@ -373,9 +313,11 @@ static Status hand_back(const IndexedShape& s, Tensor values, Tensor indices, Te
     const int64_t bytes = kAdd && planar && s.Q <= GatherScratch<T>::kWidest ? round_up(GatherScratch<T>::bytes(s.Q), 64) : 0;
     const Scratch scratch(bytes * threads);
     if (!scratch.data() && bytes > 0) return Status::out_of_memory;
+    const BlockPlan<T> plan(s, numbers);
     parallel(threads, [&](Team team) {
         const int64_t items = planar ? s.N * s.C : s.N, first = team.begin(items), last = team.end(items);
-        const bool done = planar ? hand_back_planes<T, I, kAdd>(s, numbers, result.data, first, last, scratch.data() + bytes * team.id)
+        const bool done = planar ? hand_back_planes<T, I, kAdd>(s, numbers, plan, result.data, first, last,
+                                                                   scratch.data() + bytes * team.id)
                                  : hand_back_images<T, I, kAdd>(s, numbers, result.data, first, last);
         if (!done) raise_flag(&bad);
     });
@@ -417,7 +359,7 @@ static Status fetch(const IndexedShape& s, Tensor from, Tensor indices, Tensor r
     const int64_t rows = near && indices.stride_bytes[2] == s.Q * int64_t(sizeof(I)) ? 1 : s.P;
     const int64_t count = planar ? s.P / rows * s.Q : s.C, others = planar ? s.C : s.Q, channel_step = planar ? 0 : from.stride_bytes[1];
     int bad = 0;
-    parallel(threads_for(kMoved * double(s.N) * double(s.C) * double(s.P) * double(s.Q)), [&](Team team) {
+    parallel(threads_for(kFetched * double(s.N) * double(s.C) * double(s.P) * double(s.Q)), [&](Team team) {
         const int64_t lines = s.N * rows * others;
         for (int64_t line = team.begin(lines); line < team.end(lines); line++) {
             // Planar lines count image, channel, row; others image, row, column.
