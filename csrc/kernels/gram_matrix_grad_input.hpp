@@ -17,6 +17,15 @@
 // the tile reads one contiguous stream whatever the distance between channels, which is often a power of two. Strips of a block
 // lie one after the other, so that MT rows of A stay in the first-level cache while all of them pass.
 //
+// From two channels in channels-last memory to half as many as there are lanes, most of a tile would be idle. There lanes are
+// elements as they lie, of as many whole pixels as a vector holds, and each lane's pixel brings channel after channel:
+//
+//   memory          [r0 g0 b0 r1 g1 b1 ..     times A's row for
+//   channel 0       [r0 r0 r0 r1 r1 r1 ..     r: [A00 A01 A02 A00 A01 A02 ..
+//   channel 1       [g0 g0 g0 g1 g1 g1 ..     g: [A10 A11 A12 A10 A11 A12 ..   and so on
+//
+// 3 x 224 x 224 on one core: 122 microseconds by tiles and 17.5 so; 8 x 224 x 224: 185 and 81.
+//
 // Each sum runs over the channels in their order; threads share out blocks of pixels and, where these are few, rows of the
 // result.
 #pragma once
@@ -135,6 +144,45 @@ static void gram_grad_rows(const GramGradCall<T>& c, int64_t n, int64_t first, i
     }
 }
 
+// Few channels, channels-last: the pixels of one block.
+template <class T, int kC>
+FASTCV_INLINE void gram_grad_piece(const T* from, T* to, int64_t elements, const Vec<T>* factors) {
+    using At = Position<T>;
+    constexpr int64_t kFilled = kLanes<T> / kC * kC;
+    Vec<At> lanes[kC];
+    FASTCV_UNROLL for (int k = 0; k < kC; k++) lanes[k] = lane_indices<T>() / At(kC) * At(kC) + At(k);
+    const auto sums = [&](Vec<T> x) __attribute__((always_inline)) {
+        Vec<T> sum = zero<T>();
+        FASTCV_UNROLL for (int k = 0; k < kC; k++) sum = fma(__builtin_shuffle(x, lanes[k]), factors[k], sum);
+        return sum;
+    };
+    int64_t e = 0;
+    // Lanes behind the last whole pixel are written again by the next vector.
+    for (; e + kLanes<T> <= elements; e += kFilled) store(to + e, sums(load(from + e)));
+    for (; e < elements; e += kFilled)
+        store_first(to + e, sums(load_first(from + e, elements - e)), smaller(kFilled, elements - e));
+}
+template <class T, int kC>
+static void gram_grad_interleaved(const GramGradCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t, const T* square, T*,
+                                  const DepthStep*) {
+    Vec<T> factors[kC];
+    for (int k = 0; k < kC; k++)
+        for (int l = 0; l < kLanes<T>; l++) factors[k][l] = square[k * c.square_row + l % kC];
+    c.image(n).for_each_piece(first, last, [&](int64_t before, int64_t count, const char* from) {
+        T* to = reinterpret_cast<T*>(c.result(n, 0, first + before));
+        gram_grad_piece<T, kC>(reinterpret_cast<const T*>(from), to, count * kC, factors);
+    });
+}
+template <class T>
+using GramGradBlock = void (*)(const GramGradCall<T>&, int64_t n, int64_t first, int64_t last, int64_t group, const T* square,
+                               T* packed, const DepthStep*);
+// The kernel for so many channels, or null.
+template <class T, int kC = 2>
+static GramGradBlock<T> find_gram_grad_interleaved(int64_t channels) {
+    if constexpr (2 * kC > kLanes<T>) return nullptr;
+    else return channels == kC ? gram_grad_interleaved<T, kC> : find_gram_grad_interleaved<T, kC + 1>(channels);
+}
+
 template <class T>
 static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor grad_output, Tensor input, Tensor grad_input) {
     constexpr int64_t L = kLanes<T>, MT = GramTiles::rows<T>, kStrip = GramTiles::vectors * L;
@@ -146,6 +194,11 @@ static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor gr
     if (s.N == 0 || s.C == 0 || c.pixels == 0) return Status::ok;
     c.channels_last = grad_input.stride_bytes[1] == kElement && grad_input.stride_bytes[3] != kElement;
 
+    GramGradBlock<T> block_kernel = c.channels_last ? gram_grad_rows<T> : gram_grad_planes<T>;
+    const GramGradBlock<T> interleaved = find_gram_grad_interleaved<T>(s.C);
+    if (interleaved && c.channels_last && input.stride_bytes[1] == kElement && input.stride_bytes[3] == s.C * kElement)
+        block_kernel = interleaved;
+
     const int64_t channels = round_up(s.C, L);
     c.square_row = c.channels_last ? L : channels + L, c.square_column = c.channels_last ? s.C * L : L;
     c.square = channels * (channels + L);
@@ -154,7 +207,7 @@ static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor gr
     c.blocks = ceil_div(c.pixels, c.block);
     const int threads = threads_for(gram_work(s));
     const int64_t wave = smaller(s.N, larger(1, kWaveBytes / (c.square * kElement)));
-    c.groups = gram_groups(wave * c.blocks, threads);
+    c.groups = block_kernel == interleaved ? 1 : gram_groups(wave * c.blocks, threads);
 
     const int64_t step_bytes = round_up(s.C * int64_t(sizeof(DepthStep)), 64);
     const int64_t packed = round_up((c.block + L) * channels, 64);
@@ -176,8 +229,7 @@ static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor gr
             for (int64_t item = team.begin(items); item < team.end(items); item++) {
                 const int64_t image = item / (c.blocks * c.groups), block = item / c.groups % c.blocks, group = item % c.groups;
                 const int64_t first = block * c.block, last = smaller(c.pixels, first + c.block);
-                (c.channels_last ? gram_grad_rows<T> : gram_grad_planes<T>)(c, n0 + image, first, last, group,
-                                                                            squares + image * c.square, mine, step);
+                block_kernel(c, n0 + image, first, last, group, squares + image * c.square, mine, step);
             }
             if (n0 + images < s.N) team.wait_for_all();
         }
