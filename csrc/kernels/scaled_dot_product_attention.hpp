@@ -40,34 +40,11 @@
 // has a value which is not finite (of few rows: whose output is not) goes through a slower loop that leaves such keys out.
 #pragma once
 
-#include "scaled_dot_product_attention_parts.hpp"
+#include "scaled_dot_product_attention_few.hpp"
+#include "scaled_dot_product_attention_whole.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
-
-template <class T>
-struct AttentionCall {
-    const AttentionShape& s;
-    const HeadTensor &query, &key, &value;
-    AttentionMask mask_kind;
-    const HeadTensor& mask;
-    T *output, *lse, *weights;
-
-    int64_t E, F;           // columns, padded to whole vectors
-    Parts tiles;            // of a head's rows
-    int64_t chunk;          // tiles of a work item at most
-    int64_t block, pitch;   // keys; elements from one row of scores to the next
-
-    // Of few rows, items are parts of a head's keys, whose results are put together in their order. Parts begin at multiples of
-    // kPartKeys, whatever the number of keys, so that hidden ones change no bit. With four rows packing pays already.
-    static constexpr int64_t kPartKeys = 512;
-    bool few_rows() const {
-        constexpr int64_t element = sizeof(T);
-        return s.G * s.L <= 3 && s.E == E && s.F == F && s.E > 0 && key.stride_bytes[2] == element &&
-               value.stride_bytes[2] == element;
-    }
-    int64_t parts() const { return few_rows() ? larger(1, ceil_div(s.S, kPartKeys)) : 1; }
-};
 
 // A row of an item: the keys that it sees, its mask, and how far its softmax has come.
 template <class T>
@@ -86,7 +63,7 @@ struct AttentionMemory {
     uint8_t* begun;          // of each tile: its output has been written
     AttentionMemory(const AttentionCall<T>& c, ScratchCut& cut) {
         const int64_t most = c.chunk * ProductTiles::rows;
-        queries = cut.take<T>(most * c.E);
+        queries = cut.take<T>(c.queries_in_place() && !c.few_rows() ? 0 : most * c.E);
         keys = cut.take<T>(c.few_rows() ? 0 : c.block * c.E);
         values = cut.take<T>(c.few_rows() ? 0 : c.block * c.F);
         scores = cut.take<T>(ProductTiles::rows * c.pitch);
@@ -97,201 +74,16 @@ struct AttentionMemory {
     }
 };
 
-// A row's scores, masked, in place; returns the largest of each lane. A NaN is not noticed here: it makes the sum of weights NaN.
-template <class T>
-FASTCV_INLINE Vec<T> largest_scores(T* x, int64_t width, const T* bias, int64_t keys) {
-    constexpr int64_t L = kLanes<T>;
-    const Vec<T> hidden = splat(-kInfinity<T>), log2e = splat(T(kLog2E));
-    Vec<T> largest = hidden;
-    if (!bias) {
-        for (int64_t i = 0; i < width; i += L) largest = upper(load(x + i), largest);
-        return largest;
-    }
-    for (int64_t i = 0; i < keys; i += L) {
-        const Vec<T> add = i + L <= keys ? load(bias + i) : load_first(bias + i, keys - i);
-        Vec<T> score = fma(add, log2e, load(x + i));
-        score = add == hidden ? hidden : score;
-        store(x + i, score);
-        largest = upper(score, largest);
-    }
-    return largest;
-}
-
-// Scores of a tile whose rows see all `keys` keys, with an additive mask or none: masked, and their largest found, while they are
-// in registers. The lanes behind the last key become -infinity.
-template <class T, int MT, int NV>
-FASTCV_NOINLINE void score_tile(const Operands<T>& o, int64_t depth, T* out, int64_t out_stride, const T* const* bias,
-                                int64_t bias_offset, int64_t keys, Vec<T>* largest) {
-    constexpr int L = kLanes<T>;
-    const Vec<T> hidden = splat(-kInfinity<T>), log2e = splat(T(kLog2E));
-    Vec<T> acc[MT][NV];
-    clear_tile<T, MT, NV>(acc);
-    strided_product<T, MT, NV>(acc, depth, o);
-    if (bias)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) {
-            const Vec<T> add = load_first(bias[i] + bias_offset + j * L, keys - j * L);
-            acc[i][j] = add == hidden ? hidden : fma(add, log2e, acc[i][j]);
-        }
-    const int64_t last = keys - (NV - 1) * L;
-    if (last < L)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i][NV - 1] = lane_numbers<T>() >= T(last) ? hidden : acc[i][NV - 1];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) {
-        Vec<T> most = largest[i];
-        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
-            store(out + i * out_stride + j * L, acc[i][j]);
-            most = upper(acc[i][j], most);
-        }
-        largest[i] = most;
-    }
-}
-template <class T>
-struct ScoreTile {
-    template <int MT, int NV>
-    static constexpr auto tile = &score_tile<T, MT, NV>;
-};
-template <class T>
-static void masked_scores(int64_t rows, int64_t keys, int64_t depth, const Operands<T>& o, T* out, int64_t out_stride,
-                          const T* const* bias, Vec<T>* largest) {
-    constexpr int64_t L = kLanes<T>;
-    const Parts passes(ceil_div(keys, L), ProductTiles::vectors);
-    for (int64_t p = 0; p < passes.number; p++) {
-        const int64_t v = passes.begin(p), n = passes.begin(p + 1) - v;
-        const Operands<T> tile{o.rows, o.row_stride, o.row_step, o.columns + v * o.vector_stride, o.vector_stride, o.column_step};
-        find_tile<ScoreTile<T>>(rows, n)(tile, depth, out + v * L, out_stride, bias, v * L, keys - v * L, largest);
-    }
-}
-
-// Scores become weights 2^(x - shift); returns the sum of each lane.
-template <class T>
-FASTCV_INLINE Vec<T> weigh(T* x, int64_t width, T shift) {
-    constexpr int64_t L = kLanes<T>;
-    if (!(shift >= -kLargestShift<T> && shift <= kLargestShift<T>)) {
-        // A shift too large to be kept apart is subtracted first: the scores are as coarse there.
-        for (int64_t i = 0; i < width; i += L) store(x + i, load(x + i) - shift);
-        shift = 0;
-    }
-    const Vec<T> power = splat(shift);
-    Vec<T> sum = zero<T>();
-    for (int64_t i = 0; i < width; i += L) {
-        const Vec<T> weight = exp2_shifted<T>(load(x + i), power);
-        store(x + i, weight);
-        sum += weight;
-    }
-    return sum;
-}
-static inline float round_up_to_integer(float x) { return __builtin_ceilf(x); }
-static inline double round_up_to_integer(double x) { return __builtin_ceil(x); }
-
-// 2^-n, the factor by which a maximum raised by an integer n lowers what has been summed; n may be infinite.
-template <class T>
-static T power_of_minus(T n) {
-    return n < 120 ? T(1) / T(int64_t(1) << int64_t(n < 60 ? n : T(60))) / T(int64_t(1) << int64_t(n < 60 ? T(0) : n - 60)) : T(0);
-}
-
-// A few rows against keys that are read where they lie: packing them would cost more than the sums over lanes that it saves.
-// Keys are read in the order of memory, four at a time, and asked for kAhead keys early. Needs whole vectors of columns.
-constexpr int64_t kAhead = 16;
-template <class T>
-static void dot_scores(T* scores, int64_t pitch, const T* queries, int64_t columns, int64_t rows, const char* key,
-                       int64_t key_bytes, int64_t keys) {
-    constexpr int64_t L = kLanes<T>, kTogether = L < 4 ? L : 4;
-    for (int64_t j = 0; j < keys; j += L)
-        for (int64_t i = 0; i < rows; i++) {
-            Vec<T> sums[L];
-            FASTCV_UNROLL for (int64_t k = 0; k < L; k += kTogether) {
-                // Behind the last key, the last one is read again: what it gives is hidden.
-                const T* from[kTogether];
-                FASTCV_UNROLL for (int64_t g = 0; g < kTogether; g++) {
-                    from[g] = reinterpret_cast<const T*>(key + smaller(j + k + g, keys - 1) * key_bytes);
-                    sums[k + g] = zero<T>();
-                }
-                for (int64_t e = 0; e < columns; e += L) {
-                    const Vec<T> q = load(queries + i * columns + e);
-                    FASTCV_UNROLL for (int64_t g = 0; g < kTogether; g++) {
-                        __builtin_prefetch(reinterpret_cast<const char*>(from[g] + e) + kAhead * key_bytes);
-                        sums[k + g] = fma(load(from[g] + e), q, sums[k + g]);
-                    }
-                }
-            }
-            transpose<T>(sums);
-            FASTCV_UNROLL for (int64_t width = L / 2; width > 0; width /= 2)
-                FASTCV_UNROLL for (int64_t k = 0; k < width; k++) sums[k] += sums[k + width];
-            store(scores + i * pitch + j, sums[0]);
-        }
-}
-// out[..] = the sum over keys of weights[j] value[j][..] for a few vectors of columns, values read where they lie: four sums of
-// every fourth key, so that none waits for itself.
-constexpr int kKeySums = 4;
-template <class T, int NV, bool kCare>
-static void weighted_values(T* out, const T* weights, const char* value, int64_t value_bytes, int64_t keys) {
-    constexpr int64_t L = kLanes<T>;
-    Vec<T> sums[kKeySums][NV];
-    clear_tile<T, kKeySums, NV>(sums);
-    const auto add = [&](int64_t j, Vec<T>(&sum)[NV]) {
-        if (kCare && weights[j] == 0) return;
-        const T* row = reinterpret_cast<const T*>(value + j * value_bytes);
-        const Vec<T> weight = splat(weights[j]);
-        FASTCV_UNROLL for (int v = 0; v < NV; v++) {
-            __builtin_prefetch(reinterpret_cast<const char*>(row + v * L) + kAhead * value_bytes);
-            sum[v] = fma(load(row + v * L), weight, sum[v]);
-        }
-    };
-    int64_t j = 0;
-    for (; j + kKeySums <= keys; j += kKeySums) FASTCV_UNROLL for (int k = 0; k < kKeySums; k++) add(j + k, sums[k]);
-    FASTCV_UNROLL for (int k = 0; k < kKeySums - 1; k++)
-        if (j + k < keys) add(j + k, sums[k]);
-    FASTCV_UNROLL for (int v = 0; v < NV; v++) store(out + v * L, (sums[0][v] + sums[1][v]) + (sums[2][v] + sums[3][v]));
-}
-// The same for whole rows; with care, values whose weight is zero are left out. Returns whether all is finite.
-template <class T, bool kCare>
-static bool few_rows_of_values(T* out, int64_t columns, int64_t rows, const T* weights, int64_t pitch, const char* value,
-                               int64_t value_bytes, int64_t keys) {
-    constexpr int64_t L = kLanes<T>;
-    constexpr int NV = kManyRegisters ? 4 : 2;
-    Vec<T> seen = zero<T>();
-    for (int64_t i = 0; i < rows; i++) {
-        T* to = out + i * columns;
-        int64_t f = 0;
-        for (; f + NV * L <= columns; f += NV * L)
-            weighted_values<T, NV, kCare>(to + f, weights + i * pitch, value + f * int64_t(sizeof(T)), value_bytes, keys);
-        for (; f < columns; f += L)
-            weighted_values<T, 1, kCare>(to + f, weights + i * pitch, value + f * int64_t(sizeof(T)), value_bytes, keys);
-        for (f = 0; f < columns; f += L) seen = fma(load(to + f), zero<T>(), seen);
-    }
-    const T sum = lanes_sum<T>(seen);
-    return sum == sum;
-}
-
 // A block of keys and values as an item works on it.
 template <class T>
 struct AttentionBlock {
     int64_t key, keys;
     RowBlock<T> values;
+    RowBlock<T> queries;
     const char *in_place, *values_in_place;  // where few rows read them, or null: keys have been packed
     bool finite;  // the values are
     bool whole;   // it holds all keys that the item's rows see
 };
-
-// Values of keys whose weight is zero left out.
-template <class T>
-static void add_values_with_care(int64_t rows, int64_t columns, int64_t keys, const T* weights, int64_t pitch,
-                                 const RowBlock<T>& values, T* out, const T* start, const T* end) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t i = 0; i < rows; i++) {
-        T* to = out + i * columns;
-        for (int64_t f = 0; f < columns; f++) to[f] = start ? to[f] * start[i] : T(0);
-        for (int64_t j = 0; j < keys; j++) {
-            const T weight = weights[i * pitch + j];
-            if (weight == 0) continue;
-            const T* from = values.data + j * values.stride;
-            for (int64_t f = 0; f < columns; f += L) {
-                const int64_t lanes = columns - f;
-                store_first(to + f, fma(splat(weight), load(from + f), load_first(to + f, lanes)), lanes);
-            }
-        }
-        for (int64_t f = 0; f < columns; f++) to[f] *= end ? end[i] : T(1);
-    }
-}
 
 // One tile of rows against one block of keys.
 template <class T>
@@ -318,9 +110,9 @@ static void attention_tile(const AttentionCall<T>& c, const AttentionMemory<T>& 
     for (int64_t i = 0; i < rows; i++) plain = plain && state[i].seen.first <= first && state[i].seen.last >= last;
     Vec<T> of_lanes[kReducedRows];
     FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = splat(-kInfinity<T>);
-    const Operands<T> products{m.queries + local * c.E, c.E, 1, m.keys + offset * c.E, c.E * L, L};
+    const Operands<T> products{b.queries.data + local * b.queries.stride, b.queries.stride, 1, m.keys + offset * c.E, c.E * L, L};
+    const T* bias[ProductTiles::rows];
     if (plain) {
-        const T* bias[ProductTiles::rows];
         if (mask.any())
             for (int64_t i = 0; i < rows; i++) bias[i] = mask.row(state[i].mask, first, depth);
         masked_scores<T>(rows, depth, s.E, products, m.scores, c.pitch, mask.any() ? bias : nullptr, of_lanes);
@@ -349,15 +141,23 @@ static void attention_tile(const AttentionCall<T>& c, const AttentionMemory<T>& 
         r.largest = largest > r.largest ? largest : r.largest;
     }
     FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = zero<T>();
-    for (int64_t i = 0; i < rows; i++) {
-        T* x = m.scores + i * c.pitch;
-        if (c.weights) {
-            T* to = c.weights + (flat + i) * s.S + first;
-            for (int64_t j = 0; j < depth; j += L) store_first(to + j, load(x + j), depth - j);
+    const auto weigh_rows = [&] {
+        for (int64_t i = 0; i < rows; i++) {
+            T* x = m.scores + i * c.pitch;
+            if (c.weights) {
+                T* to = c.weights + (flat + i) * s.S + first;
+                for (int64_t j = 0; j < depth; j += L) store_first(to + j, load(x + j), depth - j);
+            }
+            of_lanes[i] = weigh<T>(x, width, state[i].largest == -kInfinity<T> ? T(0) : state[i].largest);
         }
-        of_lanes[i] = weigh<T>(x, width, state[i].largest == -kInfinity<T> ? T(0) : state[i].largest);
+        reduce_lanes<T>(found, of_lanes, [](Vec<T> a, Vec<T> b) { return a + b; });
+    };
+    weigh_rows();
+    if (plain && mask.any() && any_nan(found, rows)) {
+        masked_with_care<T>(rows, depth, s.E, products, m.scores, c.pitch, bias);
+        for (int64_t i = rows; i < kReducedRows; i++) of_lanes[i] = zero<T>();
+        weigh_rows();
     }
-    reduce_lanes<T>(found, of_lanes, [](Vec<T> a, Vec<T> b) { return a + b; });
     for (int64_t i = 0; i < rows; i++) {
         AttentionRow<T>& r = state[i];
         r.sum = r.sum * start[i] + found[i];
@@ -401,12 +201,7 @@ static void finish_tile(const AttentionCall<T>& c, const AttentionMemory<T>& m, 
             for (int64_t f = 0; f < s.F; f++) out[f] = 0;
         else if (!divided)
             for (int64_t f = 0; f < s.F; f += L) store_first(out + f, load_first(out + f, s.F - f) * inverse, s.F - f);
-        if (c.lse) {
-            // The sum's own power of two joins the maximum's, so that the result does not depend on the maximum.
-            int exponent = 0;
-            const double fraction = frexp(double(sum), &exponent);
-            c.lse[flat] = sum == 0 ? -kInfinity<T> : T((double(largest) + exponent) * kLn2 + log(fraction));
-        }
+        if (c.lse) c.lse[flat] = log_of_sum<T>(sum, largest);
         if (!c.weights) continue;
         T* weight = c.weights + flat * s.S;
         for (int64_t j = 0; j < s.S; j += c.block) {
@@ -419,10 +214,11 @@ static void finish_tile(const AttentionCall<T>& c, const AttentionMemory<T>& m, 
     }
 }
 
-// Rows of tiles first .. last - 1 of a head get ready for `keys`; returns those of them that any row sees.
+// Rows of tiles first .. last - 1 of a head get ready for `keys`; returns those of them that any row sees. Queries are copied
+// times `factor`, unless that is 0.
 template <class T>
 static KeyRange begin_rows(const AttentionCall<T>& c, const AttentionMemory<T>& m, int64_t n, int64_t head, int64_t first,
-                           int64_t last, KeyRange keys) {
+                           int64_t last, KeyRange keys, T factor) {
     const AttentionShape& s = c.s;
     const int64_t row = c.tiles.begin(first), rows = c.tiles.begin(last) - row;
     KeyRange range{keys.last, keys.first};
@@ -433,7 +229,7 @@ static KeyRange begin_rows(const AttentionCall<T>& c, const AttentionMemory<T>& 
     int64_t group = row / s.L, query = row % s.L;
     for (int64_t i = 0; i < rows; i++) {
         AttentionRow<T>& r = m.rows[i];
-        copy_padded<T>(m.queries + i * c.E, query_data, c.query.stride_bytes[2], s.E, T(s.scale * kLog2E));
+        if (factor != 0) copy_padded<T>(m.queries + i * c.E, query_data, c.query.stride_bytes[2], s.E, factor);
         r.seen = bounded ? clipped(visible_keys(s, n, query), keys.first, keys.last) : all;
         if (r.seen.first < r.seen.last) range = {smaller(range.first, r.seen.first), larger(range.last, r.seen.last)};
         r.mask = mask_data;
@@ -462,14 +258,18 @@ static void attention_item(const AttentionCall<T>& c, const AttentionMemory<T>& 
                            int64_t last) {
     const AttentionShape& s = c.s;
     const Dropout<T> dropout(s);
-    const KeyRange range = begin_rows<T>(c, m, n, head, first, last, {0, s.S});
+    const KeyRange range = begin_rows<T>(c, m, n, head, first, last, {0, s.S}, T(!c.queries_in_place()));
     T* const output = c.output + ((n * s.H + head) * s.G * s.L + c.tiles.begin(first)) * s.F;
     AttentionBlock<T> b{};
+    b.queries = {m.queries, c.E};
+    if (c.queries_in_place())
+        b.queries = {reinterpret_cast<const T*>(query_row(s, c.query, n, head, c.tiles.begin(first))),
+                     c.query.stride_bytes[1] / int64_t(sizeof(T))};
     MaskRows<T> mask(c.mask_kind, c.mask, m.bias);
     for (b.key = range.first / c.block * c.block; b.key < range.last; b.key += c.block) {
         b.keys = smaller(c.block, range.last - b.key);
         b.whole = range.first >= b.key && range.last == b.key + b.keys;
-        pack_lanes<T>(m.keys, key_row(s, c.key, n, head, b.key), c.key, b.keys, s.E);
+        pack_lanes<T>(m.keys, key_row(s, c.key, n, head, b.key), c.key, b.keys, s.E, T(s.scale * kLog2E));
         b.values = row_block<T>(m.values, key_row(s, c.value, n, head, b.key), c.value, b.keys, s.F);
         b.finite = rows_finite<T>(b.values, b.keys, s.F);
         for (int64_t t = first; t < last; t++) attention_tile<T>(c, m, mask, dropout, n, head, first, t, b, output);
@@ -488,7 +288,7 @@ static void attention_part(const AttentionCall<T>& c, const AttentionMemory<T>& 
                            T* output) {
     const AttentionShape& s = c.s;
     const int64_t rows = c.tiles.size, first = part * c.kPartKeys, last = smaller(s.S, first + c.kPartKeys);
-    const KeyRange range = begin_rows<T>(c, m, n, head, 0, 1, {first, last});
+    const KeyRange range = begin_rows<T>(c, m, n, head, 0, 1, {first, last}, T(s.scale * kLog2E));
     for (int64_t i = 0; i < rows * c.F; i++) output[i] = 0;
     if (range.first < range.last) {
         AttentionBlock<T> b{};
@@ -540,12 +340,15 @@ static Status attention_of(const AttentionShape& s, const HeadTensor& query, con
     const bool few = c.few_rows();
     c.block = few ? c.kPartKeys : keys_per_block<T>(s, kBlockBytes, 512);
     c.pitch = c.block + L;  // so that rows do not all start in one set of the cache
-    // Items of at most 256 rows, of fewer where rows are long or threads many. Each packs its keys anew.
-    const int64_t most = larger(8, smaller(32, kItemBytes / int64_t(sizeof(T)) / larger(1, c.E + c.F) / ProductTiles::rows));
+    // Each item packs its keys anew, so it takes up to 1024 rows, fewer where rows are long or threads many; where the last rows
+    // see more keys than the first ones, 256.
+    const int64_t fit = kItemBytes / int64_t(sizeof(T)) / larger(1, c.E + c.F) / ProductTiles::rows;
+    const int64_t most = larger(8, smaller(s.right >= 0 ? 32 : 128, fit));
     const int64_t chunks = larger(ceil_div(c.tiles.number, most), smaller(ceil_div(4 * threads, heads), ceil_div(c.tiles.number, 8)));
     c.chunk = ceil_div(c.tiles.number, chunks);
     const int64_t items = heads * (few ? c.parts() : chunks);
 
+    if (!few && is_whole<T>(c)) return whole_attention<T>(c, chunks, threads);
     ScratchCut size(nullptr), shared(nullptr);
     AttentionMemory<T>(c, size);
     if (few) shared.take<T>(items * rows * (c.F + 2));

@@ -189,14 +189,18 @@ FASTCV_INLINE void copy_padded(T* to, const char* from, int64_t column_bytes, in
     for (int64_t e = columns; e < round_up(columns, L); e++) to[e] = 0;
 }
 
-// Keys (or values) with keys in lanes: [vector of keys][column][lane], zeros behind the last key.
+// Keys (or values) with keys in lanes, times a factor: [vector of keys][column][lane], zeros behind the last key.
 template <class T>
-static void pack_lanes(T* to, const char* from, const HeadTensor& a, int64_t keys, int64_t columns) {
+static void pack_lanes(T* to, const char* from, const HeadTensor& a, int64_t keys, int64_t columns, T factor = T(1)) {
     constexpr int64_t L = kLanes<T>;
     const int64_t padded = round_up(columns, L);
-    for (int64_t key = 0; key < keys; key += L)
-        load_channel_lanes<T>(to + key * padded, columns, from + key * a.stride_bytes[1], a.stride_bytes[1], a.stride_bytes[2],
+    for (int64_t key = 0; key < keys; key += L) {
+        T* const vector = to + key * padded;
+        load_channel_lanes<T>(vector, columns, from + key * a.stride_bytes[1], a.stride_bytes[1], a.stride_bytes[2],
                               smaller(L, keys - key), 0, columns);
+        if (factor == 1) continue;
+        for (int64_t e = 0; e < columns; e++) store(vector + e * L, factor * load(vector + e * L));
+    }
 }
 
 // A head's rows as column operand of a product: where they lie, if a row is whole vectors and rows are close to each other;
