@@ -414,6 +414,41 @@ def test_nan_and_infinity_come_through() -> None:
 
 
 @each_dtype
+@pytest.mark.parametrize("columns", [16, 32, 21])
+def test_keys_beyond_whole_vectors(columns: int, dtype: type) -> None:
+    # A few of them are dot products; more are another vector.
+    rng = np.random.default_rng(20)
+    for keys in (*range(1, 18), *range(31, 42), 49, 50, 52, 65, 68, 77):
+        for queries, kind in ((7, None), (9, "head"), (12, "row"), (8, "bool")):
+            shape = (2, 2, queries, keys)
+            arrays = made(
+                rng, (2, 2, queries, columns), (2, 2, keys, columns), (2, 2, keys, 5), dtype=dtype
+            )
+            check(*arrays, mask_of(rng, kind, shape, dtype))
+        lengths = np.array([keys // 2, keys])
+        check(*arrays, mask_of(rng, "head", shape, dtype), kv_lengths=lengths)
+
+
+@each_dtype
+@pytest.mark.parametrize("keys", [49, 64, 600])
+def test_what_a_mask_hides_may_hold_anything(keys: int, dtype: type) -> None:
+    # Every value that a score may take, under a mask that hides it, the last key's included.
+    rng = np.random.default_rng(21)
+    query, key, value = made(rng, *[(1, 2, n, 16) for n in (9, keys, keys)], dtype=dtype)
+    mask = uniform(rng, (9, keys), dtype)
+    hidden = [0, 5, keys - 2, keys - 1]
+    mask[:, hidden] = -np.inf
+    mask[3] = -np.inf
+    want = attend(query, key, value, mask)
+    key[:, :, hidden] = np.array([np.nan, np.inf, -np.inf, np.nan], dtype)[:, None]
+    value[:, :, hidden] = np.nan
+    assert same_bits(attend(query, key, value, mask), want)
+    key[:, :, 1] = np.nan  # seen by all rows but one
+    got = attend(query, key, value, mask)
+    assert (got[:, :, 3] == 0).all() and np.isnan(np.delete(got, 3, axis=2)).all()
+
+
+@each_dtype
 def test_powers_of_two(dtype: type) -> None:
     # Scores are exact: the scale times log2(e) is 1. Weights are powers of two over one sum; 2 ulp
     # more are those of the product with its reciprocal, of both weights of a ratio.

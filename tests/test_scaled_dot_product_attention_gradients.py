@@ -179,6 +179,38 @@ def test_gradient_of_a_mask_that_broadcasts(
             assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
 
 
+@each_dtype
+def test_keys_beyond_whole_vectors(dtype: type) -> None:
+    rng = np.random.default_rng(20)
+    for keys in (1, 2, 15, 16, 17, 18, 33, 49, 50, 67, 77, 257):
+        arrays = made(rng, *[(1, 2, n, 32) for n in (9, 9, keys, keys)], (9, keys), dtype=dtype)
+        check(*arrays)
+        check(*arrays, kv_lengths=np.array([max(1, keys - 1)]))
+        check(*arrays, window=(3, 2))
+
+
+def test_a_mask_of_many_windows(threads: Callable[[int], None]) -> None:
+    # Windows share it, by themselves, by heads too, or by some of their axes.
+    rng = np.random.default_rng(22)
+    for samples, heads, shape in (
+        ((37,), 2, (2, 10, 17)),
+        ((37,), 2, (10, 17)),
+        ((6, 6), 3, (3, 10, 17)),
+        ((6, 6), 3, (6, 3, 10, 17)),
+        ((37,), 2, (2, 1, 17)),
+        ((37,), 2, (2, 10, 1)),
+    ):
+        sizes = [(*samples, heads, n, 16) for n in (10, 10, 17, 17)]
+        arrays = made(rng, *sizes, shape)
+        check(*arrays)
+        threads(1)
+        want = gradients(*arrays, need_mask_grad=True)
+        for number in (2, 5):
+            threads(number)
+            got = gradients(*arrays, need_mask_grad=True)
+            assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_every_layout() -> None:
     rng = np.random.default_rng(6)
     arrays = made(rng, (2, 3, 10, 18), (2, 3, 10, 20), (2, 3, 37, 20), (2, 3, 37, 18), size=1)

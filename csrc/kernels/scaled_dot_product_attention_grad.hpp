@@ -38,7 +38,8 @@ struct AttentionGradCall {
     int64_t E, F;            // columns, padded to whole vectors
     int64_t block, blocks, pitch;
     int64_t chunks;          // of a head's rows, G times those of L
-    int32_t* done;           // chunks that each item has done with
+    int32_t* done;           // chunks that each item has done with, or whether a run is
+    int64_t run;             // samples of a run; 1: items instead
     static constexpr int64_t kRows = 64;
 
     int64_t chunks_of_query_head() const { return ceil_div(s.L, kRows); }
@@ -50,7 +51,8 @@ struct AttentionGradMemory {
     T *delta, *lse;
     T *key_lanes, *value_lanes, *keys;                // a block
     T *weights, *slopes;                              // strips P and D
-    T *bias, *kept, *cap_slope, *ones;
+    T *bias, *kept, *mask_row, *ones;
+    T* mask_sums;                                     // of a run
     AttentionGradMemory(const AttentionGradCall<T>& c, ScratchCut& cut) {
         constexpr int64_t rows = AttentionGradCall<T>::kRows;
         queries = cut.take<T>(rows * c.E);
@@ -65,8 +67,9 @@ struct AttentionGradMemory {
         slopes = cut.take<T>(rows * c.pitch);
         bias = cut.take<T>(c.pitch);
         kept = cut.take<T>(c.pitch);
-        cap_slope = cut.take<T>(c.pitch);
+        mask_row = cut.take<T>(c.pitch);
         ones = cut.take<T>(larger(c.block, rows));
+        mask_sums = cut.take<T>(c.run > 1 ? c.s.L * c.s.S : 0);
     }
 };
 
@@ -98,60 +101,56 @@ static inline int64_t head_before(const AttentionShape& s, const HeadTensor& mas
     return shared ? before : -1;
 }
 
-// Scores and grad_output times values of a row become P and D, zero where a key is not seen.
+// What a row of D depends on beside the two products.
 template <class T>
-static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t width, KeyRange seen, T lse, T delta, const T* bias,
-                      int64_t keys, const T* kept, T* cap_slope) {
+struct SlopeRow {
+    KeyRange seen;
+    T lse, delta;
+    const T* bias;       // the mask's numbers of its keys, or null
+    const T* kept;       // dropout's factors, or null
+    T* mask_sums;        // where D is added for the mask's gradient, or null
+};
+// Scores, times log2(e) (or divided by the softcap), and grad_output times values of a row become K P and scale D, zero where a
+// key is not seen. One pass does all of it: 64 x 4 windows of 49 spent a quarter of their time on one for each.
+template <class T, bool kPlain>
+static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t width, int64_t keys, const SlopeRow<T>& row) {
     constexpr int64_t L = kLanes<T>;
     const T infinity = kInfinity<T>;
-    if (lse == -infinity || seen.first == seen.last) {  // nothing was seen
+    if (row.lse == -infinity || row.seen.first == row.seen.last) {  // nothing was seen
         for (int64_t i = 0; i < width; i++) weight[i] = slope[i] = 0;
         return;
     }
-    T scale = T(s.scale * kLog2E);
-    if (s.softcap > 0) {
-        const T cap = T(s.softcap), inner = T(s.scale / s.softcap);
-        for (int64_t i = 0; i < width; i += L) {
-            const Vec<T> bent = hyperbolic_tangent(load(weight + i) * inner);
-            store(weight + i, cap * bent);
-            store(cap_slope + i, 1 - bent * bent);
-        }
-        scale = T(kLog2E);
-    }
-    const Vec<T> factor = splat(scale), minus_lse = splat(T(-double(lse) * kLog2E)), log2e = splat(T(kLog2E));
-    const Vec<T> none = zero<T>(), mean = splat(delta);
+    const Vec<T> minus_lse = splat(T(-double(row.lse) * kLog2E)), log2e = splat(T(kLog2E)), hidden = splat(-infinity);
+    const Vec<T> none = zero<T>(), mean = splat(row.delta), scale = splat(T(s.scale)), capped = splat(T(s.softcap * kLog2E));
     for (int64_t i = 0; i < width; i += L) {
-        Vec<T> x = fma(load(weight + i), factor, minus_lse);
-        if (bias) {
-            const Vec<T> add = load_first(bias + i, keys - i);
-            x = fma(add, log2e, x);
-            x = add == -infinity ? splat(-infinity) : x;
+        Vec<T> x = load(weight + i), bent = none;
+        if (!kPlain && s.softcap > 0) {
+            bent = hyperbolic_tangent(x);
+            x = capped * bent;
         }
-        const Vec<T> p = exp2_shifted<T>(x, none);
+        x += minus_lse;
+        if (row.bias) {
+            const Vec<T> add = load_first(row.bias + i, keys - i);
+            x = add == hidden ? hidden : fma(add, log2e, x);
+        }
+        Vec<T> p = exp2_shifted<T>(x, none);
+        if (i < row.seen.first || i + L > row.seen.last)
+            p = choose(lanes_between<T>(row.seen.first - i, row.seen.last - i), p, none);
         Vec<T> grad = load(slope + i), used = p;
-        if (kept) {
-            const Vec<T> keep = load(kept + i);
+        if (!kPlain && row.kept) {
+            const Vec<T> keep = load(row.kept + i);
             grad *= keep;
             used *= keep;
         }
+        Vec<T> d = p == 0 ? none : p * (grad - mean);
+        if (row.mask_sums) {
+            const int64_t lanes = keys - i;
+            store_first(row.mask_sums + i, load_first(row.mask_sums + i, lanes) + d, lanes);
+        }
         store(weight + i, used);
-        store(slope + i, p == 0 ? none : p * (grad - mean));
-    }
-    if (seen.first == 0 && seen.last == width) return;
-    fill_outside<T>(weight, seen.first, seen.last, width, T(0));
-    fill_outside<T>(slope, seen.first, seen.last, width, T(0));
-}
-
-// What D of a row adds to the mask's gradient.
-template <class T>
-static void add_to_mask(char* to, int64_t column_bytes, const T* slope, int64_t keys) {
-    constexpr int64_t L = kLanes<T>;
-    if (column_bytes == int64_t(sizeof(T))) {
-        T* row = reinterpret_cast<T*>(to);
-        for (int64_t j = 0; j < keys; j += L)
-            store_first(row + j, load_first(row + j, keys - j) + load_first(slope + j, keys - j), keys - j);
-    } else {
-        for (int64_t j = 0; j < keys; j++) store_scalar(to + j * column_bytes, load_scalar<T>(to + j * column_bytes) + slope[j]);
+        d *= scale;
+        if (!kPlain && s.softcap > 0) d = d == 0 ? d : d * (1 - bent * bent);  // the factor of a hidden key may be anything
+        store(slope + i, d);
     }
 }
 
@@ -174,11 +173,50 @@ static void clear_keys(const AttentionGradCall<T>& c, int64_t n, int64_t head, i
     for (int64_t i = 0; i < keys * c.s.F; i++) c.grad_value[row * c.s.F + i] = 0;
 }
 
+// delta of a chunk's rows.
+template <class T>
+static void deltas(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, const char* output, const RowBlock<T>& grads,
+                   int64_t rows) {
+    constexpr int64_t L = kLanes<T>;
+    const bool in_place = c.a.output.stride_bytes[2] == int64_t(sizeof(T));
+    for (int64_t i = 0; i < rows; i += kReducedRows) {
+        Vec<T> sums[kReducedRows];
+        FASTCV_UNROLL for (int64_t k = 0; k < kReducedRows; k++) sums[k] = zero<T>();
+        for (int64_t k = 0; k < kReducedRows && i + k < rows; k++) {
+            const char* from = output + (i + k) * c.a.output.stride_bytes[1];
+            if (!in_place) copy_padded<T>(m.outputs, from, c.a.output.stride_bytes[2], c.s.F);
+            const T *row = in_place ? reinterpret_cast<const T*>(from) : m.outputs, *grad = grads.data + (i + k) * grads.stride;
+            Vec<T> sum = zero<T>();
+            for (int64_t f = 0; f < c.s.F; f += L) sum = fma(load_first(row + f, c.s.F - f), load(grad + f), sum);
+            sums[k] = sum;
+        }
+        reduce_lanes<T>(m.delta + i, sums, [](Vec<T> a, Vec<T> b) { return a + b; });
+    }
+}
+
+// A block of keys, `packed` of which are in lanes; the few behind those are read where they lie.
+template <class T>
+struct GradBlock {
+    int64_t key, keys, packed;
+    RowBlock<T> rows;
+};
+// What keys in lanes are multiplied by: `slope_row` says what scores are.
+template <class T>
+static T key_factor(const AttentionShape& s) {
+    return T(s.softcap > 0 ? s.scale / s.softcap : s.scale * kLog2E);
+}
+
+// Where D of a head is added up for the mask's gradient: in place, or in a run's own memory.
+struct MaskSums {
+    char* data;
+    int64_t row_bytes, column_bytes;
+};
+
 // Rows begin .. end - 1 of query head `group` against a block of keys.
 template <class T>
 static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, MaskRows<T>& mask, int64_t n,
-                                 int64_t head, int64_t item, int64_t group, int64_t begin, int64_t end, int64_t key, int64_t keys,
-                                 const RowBlock<T>& key_rows, bool& begun) {
+                                 int64_t head, int64_t item, int64_t group, int64_t begin, int64_t end, const GradBlock<T>& b,
+                                 const MaskSums& run, bool& begun) {
     constexpr int64_t L = kLanes<T>;
     const AttentionShape& s = c.s;
     const AttentionGradArrays& a = c.a;
@@ -186,6 +224,7 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     const int64_t rows = end - begin, block = item % c.blocks, row = group * s.L + begin;
     const int64_t chunk = group * c.chunks_of_query_head() + begin / AttentionGradCall<T>::kRows;
     T* grad_query = c.grad_query + ((n * s.H + head) * s.G * s.L + row) * s.E;
+    const int64_t key = b.key, keys = b.keys;
     KeyRange seen[AttentionGradCall<T>::kRows];
     int64_t first = key + keys, last = key;
     for (int64_t i = 0; i < rows; i++) {
@@ -196,7 +235,7 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     }
     if (first >= last) {
         // Who waits for this item relies on those before it as well.
-        wait_to_add_to_mask(c, n * s.H + head, block, chunk);
+        if (!run.data) wait_to_add_to_mask(c, n * s.H + head, block, chunk);
         if (block > 0) wait_for(c.done + item - 1, chunk + 1);
         else for (int64_t i = 0; i < rows * s.E; i++) grad_query[i] = 0;
         return;
@@ -206,36 +245,48 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
 
     const RowBlock<T> queries = row_block<T>(m.queries, query_row(s, a.query, n, head, row), a.query, rows, s.E);
     const RowBlock<T> grads = row_block<T>(m.grads, query_row(s, a.grad_output, n, head, row), a.grad_output, rows, s.F);
-    for (int64_t i = 0; i < rows; i++) {
-        copy_padded<T>(m.outputs, query_row(s, a.output, n, head, row + i), a.output.stride_bytes[2], s.F);
-        Vec<T> sum = zero<T>();
-        for (int64_t f = 0; f < c.F; f += L) sum = fma(load(m.outputs + f), load(grads.data + i * grads.stride + f), sum);
-        m.delta[i] = lanes_sum<T>(sum);
-        m.lse[i] = load_scalar<T>(query_row(s, a.lse, n, head, row + i));
+    const char* const lse = query_row(s, a.lse, n, head, row);
+    deltas<T>(c, m, query_row(s, a.output, n, head, row), grads, rows);
+    const int64_t packed_width = larger(0, smaller(width, b.packed - offset));
+    multiply<T>(rows, packed_width, s.E, {queries.data, queries.stride, 1, m.key_lanes + offset * c.E, c.E * L, L}, m.weights,
+                c.pitch, nullptr);
+    multiply<T>(rows, packed_width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes, c.pitch,
+                nullptr);
+    for (int64_t j = packed_width; j < depth; j++) {
+        row_dots<T>(queries, rows, key_row(s, a.key, n, head, first + j), s.E, key_factor<T>(s), m.weights + j, c.pitch);
+        row_dots<T>(grads, rows, key_row(s, a.value, n, head, first + j), s.F, T(1), m.slopes + j, c.pitch);
     }
-    multiply<T>(rows, width, s.E, {queries.data, queries.stride, 1, m.key_lanes + offset * c.E, c.E * L, L}, m.weights, c.pitch,
-                nullptr);
-    multiply<T>(rows, width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes, c.pitch,
-                nullptr);
-    wait_to_add_to_mask(c, n * s.H + head, block, chunk);
+    MaskSums sums = run;
+    if (a.grad_mask && !run.data) {
+        wait_to_add_to_mask(c, n * s.H + head, block, chunk);
+        const HeadTensor& g = *a.grad_mask;
+        sums = {const_cast<char*>(query_row(s, g, n, head, group * s.L)), g.stride_bytes[1], g.stride_bytes[2]};
+    }
+    const char* const mask_row = mask.any() ? query_row(s, a.mask, n, head, row) : nullptr;
     for (int64_t i = 0; i < rows; i++) {
+        const KeyRange inside = clipped(seen[i], first, last);
+        SlopeRow<T> r{{inside.first - first, inside.last - first}, load_scalar<T>(lse + i * a.lse.stride_bytes[1]), m.delta[i],
+                      nullptr, nullptr, nullptr};
+        if (mask.any()) r.bias = mask.row(mask_row + i * a.mask.stride_bytes[1], first, depth);
+        if (dropout.drops()) {
+            dropout.factors(m.kept, (n * s.H + head) * s.G + group, begin + i, first, width);
+            r.kept = m.kept;
+        }
+        char* to_mask = nullptr;
+        if (sums.data) {
+            to_mask = sums.data + (begin + i) * sums.row_bytes + first * sums.column_bytes;
+            r.mask_sums = sums.column_bytes == int64_t(sizeof(T)) ? reinterpret_cast<T*>(to_mask) : m.mask_row;
+            if (r.mask_sums == m.mask_row)
+                for (int64_t j = 0; j < width; j++) m.mask_row[j] = 0;
+        }
         T *weight = m.weights + i * c.pitch, *slope = m.slopes + i * c.pitch;
-        const T* bias = mask.any() ? mask.row(query_row(s, a.mask, n, head, row + i), first, depth) : nullptr;
-        if (dropout.drops()) dropout.factors(m.kept, (n * s.H + head) * s.G + group, begin + i, first, width);
-        const KeyRange inside = clipped(seen[i], first, last), columns{inside.first - first, inside.last - first};
-        slope_row<T>(s, weight, slope, width, columns, m.lse[i], m.delta[i], bias, depth, dropout.drops() ? m.kept : nullptr,
-                     m.cap_slope);
-        if (a.grad_mask) {
-            const HeadTensor& g = *a.grad_mask;
-            add_to_mask<T>(const_cast<char*>(query_row(s, g, n, head, row + i)) + first * g.stride_bytes[2], g.stride_bytes[2],
-                           slope, depth);
-        }
-        const Vec<T> scale = splat(T(s.scale));
-        for (int64_t j = 0; j < width; j += L) {
-            Vec<T> x = load(slope + j) * scale;
-            if (s.softcap > 0) x = x == 0 ? x : x * load(m.cap_slope + j);  // the factor of a hidden key may be anything
-            store(slope + j, x);
-        }
+        if (s.softcap > 0 || r.kept) slope_row<T, false>(s, weight, slope, width, depth, r);
+        else slope_row<T, true>(s, weight, slope, width, depth, r);
+        if (r.mask_sums == m.mask_row && to_mask)
+            for (int64_t j = 0; j < depth; j++) {
+                char* const to = to_mask + j * sums.column_bytes;
+                store_scalar(to, load_scalar<T>(to) + m.mask_row[j]);
+            }
     }
     // The first product of all writes; a first one that leaves keys out finds zeros instead.
     if (!begun && depth < keys) clear_keys<T>(c, n, head, key, keys), begun = true;
@@ -245,31 +296,70 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     multiply<T>(depth, s.E, rows, {m.slopes, 1, c.pitch, queries.data, L, queries.stride}, c.grad_key + key_row * s.E, s.E, add);
     begun = true;
     if (block > 0) wait_for(c.done + item - 1, chunk + 1);
-    multiply<T>(rows, s.E, depth, {m.slopes, c.pitch, 1, key_rows.data + offset * key_rows.stride, L, key_rows.stride}, grad_query,
+    multiply<T>(rows, s.E, depth, {m.slopes, c.pitch, 1, b.rows.data + offset * b.rows.stride, L, b.rows.stride}, grad_query,
                 s.E, block > 0 ? m.ones : nullptr);
 }
 
 template <class T>
-static void attention_grad_item(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, int64_t item) {
+static void attention_grad_item(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, int64_t item,
+                                const MaskSums& run = {}) {
     const AttentionShape& s = c.s;
     const AttentionGradArrays& a = c.a;
     const int64_t n = item / c.blocks / s.H, head = item / c.blocks % s.H;
     const int64_t key = item % c.blocks * c.block, keys = smaller(c.block, s.S - key);
     // Keys beyond a sample's length are not read.
     const int64_t real = larger(0, smaller(keys, (s.kv_lengths ? s.kv_lengths[n] : s.S) - key));
-    pack_lanes<T>(m.key_lanes, key_row(s, a.key, n, head, key), a.key, real, s.E);
-    pack_lanes<T>(m.value_lanes, key_row(s, a.value, n, head, key), a.value, real, s.F);
-    const RowBlock<T> key_rows = row_block<T>(m.keys, key_row(s, a.key, n, head, key), a.key, real, s.E);
+    constexpr int64_t element = sizeof(T);
+    const bool dots = s.E == c.E && s.F == c.F && a.key.stride_bytes[2] == element && a.value.stride_bytes[2] == element;
+    GradBlock<T> b{key, keys, real - (dots ? rest_of_keys<T>(real, s.E + s.F, 2) : 0), {}};
+    pack_lanes<T>(m.key_lanes, key_row(s, a.key, n, head, key), a.key, b.packed, s.E, key_factor<T>(s));
+    pack_lanes<T>(m.value_lanes, key_row(s, a.value, n, head, key), a.value, b.packed, s.F);
+    b.rows = row_block<T>(m.keys, key_row(s, a.key, n, head, key), a.key, real, s.E);
     MaskRows<T> mask(a.mask_kind, a.mask, m.bias);
     int32_t done = 0;
     bool begun = false;  // rows of grad_key and grad_value have been written
     for (int64_t group = 0; group < s.G; group++)
         for (int64_t begin = 0; begin < s.L; begin += AttentionGradCall<T>::kRows) {
-            attention_grad_chunk<T>(c, m, mask, n, head, item, group, begin, smaller(s.L, begin + AttentionGradCall<T>::kRows), key,
-                                    keys, key_rows, begun);
-            __atomic_store_n(c.done + item, ++done, __ATOMIC_RELEASE);
+            attention_grad_chunk<T>(c, m, mask, n, head, item, group, begin, smaller(s.L, begin + AttentionGradCall<T>::kRows), b,
+                                    run, begun);
+            if (!run.data) __atomic_store_n(c.done + item, ++done, __ATOMIC_RELEASE);
         }
     if (!begun) clear_keys<T>(c, n, head, key, keys);
+}
+
+// Samples `first` .. of one head, whose mask's gradient is added up apart and then, in the order of the runs, to that of all.
+template <class T>
+static void attention_grad_run(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, int64_t run) {
+    const AttentionShape& s = c.s;
+    const HeadTensor& g = *c.a.grad_mask;
+    const int64_t first = run / s.H * c.run, head = run % s.H, row_bytes = s.S * int64_t(sizeof(T));
+    for (int64_t i = 0; i < s.L * s.S; i++) m.mask_sums[i] = 0;
+    for (int64_t n = first; n < smaller(s.N, first + c.run); n++)
+        attention_grad_item<T>(c, m, n * s.H + head, {reinterpret_cast<char*>(m.mask_sums), row_bytes, sizeof(T)});
+    const int64_t before = run - (g.stride_bytes[0] == 0 ? 1 : s.H);
+    if (before >= 0) wait_for(c.done + before, 1);
+    char* const to = const_cast<char*>(query_base(s, g, first, head));
+    for (int64_t l = 0; l < s.L; l++)
+        for (int64_t j = 0; j < s.S; j += kLanes<T>) {
+            T* const sum = reinterpret_cast<T*>(to + l * g.stride_bytes[1]) + j;
+            const int64_t lanes = s.S - j;
+            store_first(sum, load_first(sum, lanes) + load_first(m.mask_sums + l * s.S + j, lanes), lanes);
+        }
+    __atomic_store_n(c.done + run, 1, __ATOMIC_RELEASE);
+}
+
+// How many samples a run has: elements of a mask's gradient that windows share would go from one core's cache to the other's and
+// back with each window. The number depends on shapes alone, for the gradient's sum is one of runs.
+template <class T>
+static int64_t samples_of_run(const AttentionGradCall<T>& c, int64_t fewest_blocks) {
+    const AttentionShape& s = c.s;
+    const HeadTensor* const g = c.a.grad_mask;
+    if (!g || s.N < 4 || s.N * s.H < 32 || s.G > 1 || fewest_blocks > 1 || s.L * s.S > 64 << 10 || g->stride_bytes[2] != int64_t(sizeof(T)) ||
+        (g->stride_bytes[1] == 0 && s.L > 1))
+        return 1;
+    for (int axis = 0; axis < s.batch_axes; axis++)
+        if (g->batch_stride_bytes[axis] != 0 && s.batch[axis] > 1) return 1;
+    return 4;
 }
 
 template <class T>
@@ -286,7 +376,8 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
                            0,
                            0,
                            0,
-                           nullptr};
+                           nullptr,
+                           1};
     const int64_t heads = s.N * s.H;
     if (heads == 0) return Status::ok;
     const int threads = threads_for(5.0 * double(heads * s.G) * double(s.L) * double(s.S) * double(s.E + s.F));
@@ -298,7 +389,9 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
         return double(ceil_div(items, threads) * threads - items) / double(items);
     };
     // A mask's gradient that is summed over keys takes them block by block: there blocks may not depend on threads.
-    const bool fixed = a.grad_mask && a.grad_mask->stride_bytes[2] == 0;
+    // So they may not where runs of samples are summed, whose blocks hold all keys.
+    c.run = samples_of_run<T>(c, fewest);
+    const bool fixed = c.run > 1 || (a.grad_mask && a.grad_mask->stride_bytes[2] == 0);
     c.blocks = fewest;
     for (int64_t blocks = fewest + 1; !fixed && blocks <= smaller(ceil_div(s.S, 64), fewest + 4 * threads); blocks++)
         if (unused(c.blocks) > 0.05 && unused(blocks) < unused(c.blocks)) c.blocks = blocks;
@@ -306,7 +399,7 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
     c.blocks = larger(1, ceil_div(s.S, c.block));
     c.pitch = c.block + L;
     c.chunks = s.G * c.chunks_of_query_head();
-    const int64_t items = heads * c.blocks;
+    const int64_t items = c.run > 1 ? s.H * ceil_div(s.N, c.run) : heads * c.blocks;
 
     ScratchCut size(nullptr), shared(nullptr);
     AttentionGradMemory<T>(c, size);
@@ -320,7 +413,10 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
         ScratchCut cut(scratch.data() + shared.bytes() + team.id * size.bytes());
         const AttentionGradMemory<T> m(c, cut);
         for (int64_t i = 0; i < larger(c.block, AttentionGradCall<T>::kRows); i++) m.ones[i] = 1;
-        take_items(next, items, [&](int64_t item) { attention_grad_item<T>(c, m, item); });
+        take_items(next, items, [&](int64_t item) {
+            if (c.run > 1) attention_grad_run<T>(c, m, item);
+            else attention_grad_item<T>(c, m, item);
+        });
     });
     return Status::ok;
 }

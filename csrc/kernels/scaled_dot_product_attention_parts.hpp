@@ -220,6 +220,38 @@ static RowBlock<T> row_block(T* copy, const char* from, const HeadTensor& a, int
     return {copy, padded};
 }
 
+// A vector of keys costs as many multiply-adds as there are columns, however few of its lanes hold a key. How many keys beyond
+// whole vectors are cheaper as dot products of rows instead, eight of which are summed over lanes together; `products` of
+// `columns` in all are taken of each.
+constexpr int kMostRest = 8;
+template <class T>
+static int64_t rest_of_keys(int64_t keys, int64_t columns, int64_t products) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t rest = keys % L;
+    return rest <= kMostRest && rest * (columns / L + 8 * products) < columns + 10 ? rest : 0;
+}
+// result[i * step] = factor * row i times `other`. Columns are whole vectors.
+template <class T>
+FASTCV_NOINLINE void row_dots(const RowBlock<T>& rows, int64_t number, const char* other, int64_t columns, T factor, T* result,
+                              int64_t step) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t first = 0; first < number; first += kReducedRows) {
+        const T* row[kReducedRows];
+        Vec<T> sums[kReducedRows];
+        T dot[kReducedRows];
+        FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) {
+            row[i] = rows.data + smaller(first + i, number - 1) * rows.stride;
+            sums[i] = zero<T>();
+        }
+        for (int64_t e = 0; e < columns; e += L) {
+            const Vec<T> x = load(reinterpret_cast<const T*>(other) + e);
+            FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) sums[i] = fma(load(row[i] + e), x, sums[i]);
+        }
+        reduce_lanes<T>(dot, sums, [](Vec<T> a, Vec<T> b) { return a + b; });
+        for (int64_t i = 0; i < smaller(kReducedRows, number - first); i++) result[(first + i) * step] = factor * dot[i];
+    }
+}
+
 // Whether all columns of some rows are finite: 0 * x is 0 then.
 template <class T>
 static bool rows_finite(const RowBlock<T>& rows, int64_t number, int64_t columns) {

@@ -8,17 +8,14 @@
 // A row is done in one go, so nothing about it is remembered, and its weights are divided by their sum as the second product ends.
 // Keys are multiplied by scale * log2(e) as they are packed, and queries are read where they lie.
 //
-// A vector of keys costs as many multiply-adds as there are columns, and a vector of powers of two, however few of its lanes
-// hold a key. So a few keys more than whole vectors are dot products of rows, eight of which are summed over lanes together, and
-// their powers are taken with rows in lanes. Windows of 49 keys take three vectors and one key instead of four vectors.
+// A few keys more than whole vectors are dot products of rows, and their powers of two are taken with rows in lanes. Windows of
+// 49 keys take three vectors and one key instead of four vectors.
 #pragma once
 
 #include "scaled_dot_product_attention_softmax.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
-
-constexpr int kMostRest = 8;
 
 // A thread's scratch.
 template <class T>
@@ -51,34 +48,14 @@ static bool is_whole(const AttentionCall<T>& c) {
            (c.mask_kind == AttentionMask::none || in_place || one_mask_row);
 }
 
-// How many keys a head has beyond whole vectors, if these pay as dot products.
-template <class T>
-static int64_t rest_of_keys(const AttentionCall<T>& c, int64_t keys) {
-    constexpr int64_t L = kLanes<T>;
-    const int64_t rest = keys % L;
-    const bool rows_of_vectors = c.s.E == c.E && c.key.stride_bytes[2] == int64_t(sizeof(T));
-    return rows_of_vectors && rest <= kMostRest && rest * (c.E / L + 8) < c.E + 10 ? rest : 0;
-}
-
 // Scores of the keys behind `packed`, with rows in lanes: rest[key][row], and the rows' largest. Queries are whole vectors.
 template <class T>
-FASTCV_NOINLINE void scores_of_rest(const WholeHead<T>& h, int64_t key_bytes, int64_t columns, const T* queries, int64_t query_stride,
-                           int64_t rows, const T* const* bias, T scale, T (*rest)[kReducedRows], T* largest) {
-    constexpr int64_t L = kLanes<T>;
-    const T* query[kReducedRows];
-    FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) query[i] = queries + smaller(i, rows - 1) * query_stride;
+static void scores_of_rest(const WholeHead<T>& h, int64_t key_bytes, int64_t columns, const RowBlock<T>& queries, int64_t rows,
+                           const T* const* bias, T scale, T (*rest)[kReducedRows], T* largest) {
     for (int64_t t = 0; t < h.keys - h.packed; t++) {
-        const T* key = reinterpret_cast<const T*>(h.rest + t * key_bytes);
-        Vec<T> sums[kReducedRows];
-        FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) sums[i] = zero<T>();
-        for (int64_t e = 0; e < columns; e += L) {
-            const Vec<T> of_key = load(key + e);
-            FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) sums[i] = fma(load(query[i] + e), of_key, sums[i]);
-        }
-        reduce_lanes<T>(rest[t], sums, [](Vec<T> a, Vec<T> b) { return a + b; });
+        row_dots<T>(queries, rows, h.rest + t * key_bytes, columns, scale, rest[t], 1);
         for (int64_t i = 0; i < rows; i++) {
             T& x = rest[t][i];
-            x *= scale;
             if (bias) {
                 const T add = bias[i][h.packed + t];
                 x = add == -kInfinity<T> ? add : x + add * T(kLog2E);
@@ -111,19 +88,19 @@ FASTCV_NOINLINE void weigh_rest(const WholeHead<T>& h, int64_t rows, T (*rest)[k
 
 // Up to eight rows from start to end, the first being number `flat` of the result. `bias` holds a pointer for each, or is null.
 template <class T>
-static void whole_tile(const AttentionCall<T>& c, const WholeMemory<T>& m, const WholeHead<T>& h, const T* queries,
-                       int64_t query_stride, int64_t rows, const T* const* bias, int64_t flat) {
+static void whole_tile(const AttentionCall<T>& c, const WholeMemory<T>& m, const WholeHead<T>& h,
+                       const RowBlock<T>& queries, int64_t rows, const T* const* bias, int64_t flat) {
     constexpr int64_t L = kLanes<T>;
     const AttentionShape& s = c.s;
     const int64_t packed = h.packed, width = round_up(packed, L);
-    const Operands<T> products{queries, query_stride, 1, m.keys, c.E * L, L};
+    const Operands<T> products{queries.data, queries.stride, 1, m.keys, c.E * L, L};
     Vec<T> of_lanes[kReducedRows];
     T rest[kMostRest][kReducedRows] = {}, shift[kReducedRows], sums[kReducedRows];
     FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = splat(-kInfinity<T>);
     masked_scores<T>(rows, packed, s.E, products, m.scores, c.pitch, bias, of_lanes);
     reduce_lanes<T>(shift, of_lanes, [](Vec<T> a, Vec<T> b) { return upper(a, b); });
     if (packed < h.keys)
-        scores_of_rest<T>(h, c.key.stride_bytes[1], s.E, queries, query_stride, rows, bias, T(s.scale * kLog2E), rest, shift);
+        scores_of_rest<T>(h, c.key.stride_bytes[1], s.E, queries, rows, bias, T(s.scale * kLog2E), rest, shift);
     FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) shift[i] = shift[i] == -kInfinity<T> ? T(0) : round_up_to_integer(shift[i]);
     weigh_rows<T>(m.scores, c.pitch, rows, width, shift, sums);
     if (bias && any_nan(sums, rows)) {
@@ -155,7 +132,8 @@ static void whole_item(const AttentionCall<T>& c, const WholeMemory<T>& m, int64
     const KeyRange seen = visible_keys(s, n, 0);
     WholeHead<T> h{};
     h.keys = seen.last;
-    h.packed = h.keys - rest_of_keys<T>(c, h.keys);
+    const bool dots = s.E == c.E && c.key.stride_bytes[2] == int64_t(sizeof(T));
+    h.packed = h.keys - (dots ? rest_of_keys<T>(h.keys, s.E, 1) : 0);
     const char* const key_data = key_row(s, c.key, n, head, 0);
     h.rest = key_data + h.packed * key_bytes;
     pack_lanes<T>(m.keys, key_data, c.key, h.packed, s.E, T(s.scale * kLog2E));
@@ -168,9 +146,10 @@ static void whole_item(const AttentionCall<T>& c, const WholeMemory<T>& m, int64
     const char *const query_data = query_base(s, c.query, n, head), *const mask_data = mask.any() ? query_base(s, c.mask, n, head) : nullptr;
     for (int64_t t = first; t < last; t++) {
         const int64_t row = c.tiles.begin(t), rows = c.tiles.begin(t + 1) - row;
-        const T *bias[ProductTiles::rows], *queries = m.queries;
+        const T* bias[ProductTiles::rows];
+        RowBlock<T> queries{m.queries, c.E};
         const char *from = query_data + row * query_bytes, *from_mask = mask_data + row * c.mask.stride_bytes[1];
-        if (in_place) queries = reinterpret_cast<const T*>(from);
+        if (in_place) queries = {reinterpret_cast<const T*>(from), query_bytes / int64_t(sizeof(T))};
         for (int64_t i = 0; i < rows; i++) {
             if (s.G > 1) {
                 from = query_row(s, c.query, n, head, row + i);
@@ -181,7 +160,7 @@ static void whole_item(const AttentionCall<T>& c, const WholeMemory<T>& m, int64
             from += query_bytes;
             from_mask += c.mask.stride_bytes[1];
         }
-        whole_tile<T>(c, m, h, queries, in_place ? query_bytes / int64_t(sizeof(T)) : c.E, rows, mask.any() ? bias : nullptr, flat + row);
+        whole_tile<T>(c, m, h, queries, rows, mask.any() ? bias : nullptr, flat + row);
     }
 }
 
