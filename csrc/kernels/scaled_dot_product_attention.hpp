@@ -18,7 +18,7 @@
 //        +--------+--------+-----
 //
 // A work item is some rows of a head. For each block of keys, it packs the keys with keys in lanes, and takes its rows eight at
-// a time: a product gives their scores (queries were multiplied by scale * log2(e)), which are masked, and whose largest are
+// a time: a product gives their scores (keys were multiplied by scale * log2(e)), which are masked, and whose largest are
 // found, while they are in registers; a pass over the strip, which lies in the first-level cache, takes powers of two; and a
 // second product adds to the output. Both products are `strided_product` of tiles.h. Where rows see different keys, or a
 // softcap bends the scores, a pass over the strip masks them. Maxima and sums of eight rows are brought from lanes to rows
@@ -35,6 +35,8 @@
 // order, and a work item is a part of 512 keys of a head; `join_parts` adds the parts' outputs in their order, each times a
 // power of two. So one head keeps all threads busy, and bits depend neither on threads nor on the number of keys: 16 x 1 x 4096
 // x 64 took 0.97 ms, and takes 0.55.
+//
+// scaled_dot_product_attention_whole.hpp has the shorter way of rows that see all keys of a single block.
 //
 // A key whose weight is zero takes no part, whatever its value holds. The products multiply by zero all the same; a block that
 // has a value which is not finite (of few rows: whose output is not) goes through a slower loop that leaves such keys out.
@@ -141,7 +143,7 @@ static void attention_tile(const AttentionCall<T>& c, const AttentionMemory<T>& 
         r.largest = largest > r.largest ? largest : r.largest;
     }
     FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = zero<T>();
-    const auto weigh_rows = [&] {
+    const auto weigh_all = [&] {
         for (int64_t i = 0; i < rows; i++) {
             T* x = m.scores + i * c.pitch;
             if (c.weights) {
@@ -152,11 +154,11 @@ static void attention_tile(const AttentionCall<T>& c, const AttentionMemory<T>& 
         }
         reduce_lanes<T>(found, of_lanes, [](Vec<T> a, Vec<T> b) { return a + b; });
     };
-    weigh_rows();
+    weigh_all();
     if (plain && mask.any() && any_nan(found, rows)) {
         masked_with_care<T>(rows, depth, s.E, products, m.scores, c.pitch, bias);
         for (int64_t i = rows; i < kReducedRows; i++) of_lanes[i] = zero<T>();
-        weigh_rows();
+        weigh_all();
     }
     for (int64_t i = 0; i < rows; i++) {
         AttentionRow<T>& r = state[i];
@@ -331,8 +333,10 @@ template <class T>
 static Status attention_of(const AttentionShape& s, const HeadTensor& query, const HeadTensor& key, const HeadTensor& value,
                            AttentionMask mask_kind, const HeadTensor& mask, T* output, T* lse, T* weights) {
     constexpr int64_t L = kLanes<T>, kItemBytes = 256 << 10, kBlockBytes = 512 << 10;
-    AttentionCall<T> c{s, query, key, value, mask_kind, mask, output, lse, weights, round_up(s.E, L), round_up(s.F, L), Parts(s.G * s.L, ProductTiles::rows),
-                       0, 0, 0};
+    AttentionCall<T> c{s,      query, key,     value,
+                       mask_kind, mask,  output,  lse,
+                       weights,   round_up(s.E, L), round_up(s.F, L), Parts(s.G * s.L, ProductTiles::rows),
+                       0,         0,     0};
     const int64_t heads = s.N * s.H, rows = s.G * s.L;
     if (heads == 0 || rows == 0) return Status::ok;
     // For few rows, reading a key and its value counts, which takes as long as some ten rows' sums.

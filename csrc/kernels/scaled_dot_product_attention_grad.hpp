@@ -20,6 +20,9 @@
 // Two threads on neighbouring blocks of a head go through its rows side by side, so blocks are of equal size: 8 x 850 x 32 took
 // 11.7 ms in blocks of 256 keys and a rest of 82, and takes 10.0; 16 x 257 x 64 took 3.83 (192 and 65), and takes 2.82.
 //
+// Where samples share the mask, as windows do, an item is a run of four of them instead, whose part of the mask's gradient is
+// added up apart, and then to the others' in the order of runs.
+//
 // Sums over keys and over rows run on one after the other from block to block, so the sizes of blocks change no bit either.
 #pragma once
 
@@ -250,8 +253,8 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     const int64_t packed_width = larger(0, smaller(width, b.packed - offset));
     multiply<T>(rows, packed_width, s.E, {queries.data, queries.stride, 1, m.key_lanes + offset * c.E, c.E * L, L}, m.weights,
                 c.pitch, nullptr);
-    multiply<T>(rows, packed_width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes, c.pitch,
-                nullptr);
+    multiply<T>(rows, packed_width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes,
+                c.pitch, nullptr);
     for (int64_t j = packed_width; j < depth; j++) {
         row_dots<T>(queries, rows, key_row(s, a.key, n, head, first + j), s.E, key_factor<T>(s), m.weights + j, c.pitch);
         row_dots<T>(grads, rows, key_row(s, a.value, n, head, first + j), s.F, T(1), m.slopes + j, c.pitch);
@@ -354,9 +357,8 @@ template <class T>
 static int64_t samples_of_run(const AttentionGradCall<T>& c, int64_t fewest_blocks) {
     const AttentionShape& s = c.s;
     const HeadTensor* const g = c.a.grad_mask;
-    if (!g || s.N < 4 || s.N * s.H < 32 || s.G > 1 || fewest_blocks > 1 || s.L * s.S > 64 << 10 || g->stride_bytes[2] != int64_t(sizeof(T)) ||
-        (g->stride_bytes[1] == 0 && s.L > 1))
-        return 1;
+    if (!g || s.N < 4 || s.N * s.H < 32 || s.G > 1 || fewest_blocks > 1 || s.L * s.S > 64 << 10) return 1;
+    if (g->stride_bytes[2] != int64_t(sizeof(T)) || (g->stride_bytes[1] == 0 && s.L > 1)) return 1;
     for (int axis = 0; axis < s.batch_axes; axis++)
         if (g->batch_stride_bytes[axis] != 0 && s.batch[axis] > 1) return 1;
     return 4;

@@ -32,8 +32,8 @@ struct AttentionCall {
         return s.G * s.L <= 3 && s.E == E && s.F == F && s.E > 0 && key.stride_bytes[2] == element &&
                value.stride_bytes[2] == element;
     }
-    // Whether the elements of a head's queries are read where they lie. Rows of heads that share keys may be anywhere, and of long
-    // rows a copy of a few is cheap, and better spread over the cache.
+    // Whether the elements of a head's queries are read where they lie. Rows of heads that share keys may be anywhere; long rows are
+    // copied cheaply in comparison, and their copies share fewer sets of the cache.
     bool queries_in_place() const {
         constexpr int64_t element = sizeof(T);
         return s.G == 1 && E <= 128 && query.stride_bytes[2] == element && query.stride_bytes[1] % element == 0;
