@@ -521,6 +521,29 @@ static Conv2dShape flatten_pointwise(const Conv2dShape& s, Tensor& input, Tensor
     return flat;
 }
 
+// Windows that cover the plane give one output an image: then images are the pixels of one long row, and values of an image its channels,
+// in the same order. Pixel lanes would else be full of one pixel, and read all weights for every image.
+static Conv2dShape flatten_whole_planes(const Conv2dShape& s, Tensor& input, Weights& weight, Tensor& output) {
+    const bool whole = s.N > 1 && s.G == 1 && s.P == 1 && s.Q == 1 && s.R == s.H && s.S == s.W && s.pad_top == 0 && s.pad_left == 0 &&
+                       (s.R == 1 || s.dilation_h == 1) && (s.S == 1 || s.dilation_w == 1);
+    const auto one_row = [&](int64_t channel, int64_t row, int64_t column) {
+        return (s.R == 1 || row == s.S * column) && channel == s.R * s.S * column;
+    };
+    if (!whole || !one_row(input.stride_bytes[1], input.stride_bytes[2], input.stride_bytes[3]) ||
+        !one_row(weight.channel_bytes, weight.row_bytes, weight.column_bytes))
+        return s;
+    Conv2dShape flat = s;
+    flat.N = flat.H = flat.R = flat.S = 1;
+    flat.C = s.C * s.R * s.S;
+    flat.W = flat.Q = s.N;
+    flat.stride_h = flat.stride_w = 1;
+    input.stride_bytes[1] = input.stride_bytes[3];
+    input.stride_bytes[3] = input.stride_bytes[0];
+    weight.channel_bytes = weight.column_bytes;
+    output.stride_bytes[3] = output.stride_bytes[0];
+    return flat;
+}
+
 // Weights are read where they lie if their strides are whole elements and no filter spans more than 2^31 of them.
 template <class T>
 static bool readable_in_place(const Conv2dShape& s, const Weights& w) {
@@ -552,11 +575,11 @@ static Weights copy_weights(const Conv2dShape& s, const Weights& w, T* to) {
 
 // Pixel lanes read `weight`; channel lanes read `packed`.
 template <class T>
-static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tensor input, const Weights& weight, const T* packed,
+static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tensor input, Weights weight, const T* packed,
                            Tensor output, const Epilogue& epilogue) {
     constexpr int64_t L = kLanes<T>;
     StripCall<T> c;
-    c.shape = flatten_pointwise(original, input, output);
+    c.shape = flatten_pointwise(channel_lanes ? original : flatten_whole_planes(original, input, weight, output), input, output);
     const Conv2dShape& s = c.shape;
     c.input = input;
     c.output = output;
