@@ -21,6 +21,10 @@ namespace {
 template <class T>
 constexpr T kLargestShift = T(1 << 17);
 
+// The largest power that has an exponent of its own.
+template <class T>
+constexpr T kLargestExponent = T(sizeof(T) == 4 ? 127 : 1023);
+
 // 2^f for |f| <= 1/2.
 FASTCV_INLINE Vec<float> exp2_fraction(Vec<float> f) {
     Vec<float> p = splat(1.535336193e-4f);

@@ -41,12 +41,15 @@ struct Conv2dShape {
 
 enum class Conv2dAlgorithm { automatic, direct, winograd };
 
-// The algorithm that a convolution takes, and what decided: estimated milliseconds of one sample on one core.
+// Added to the size of Winograd's tiles that are whole phases (Conv2dChoice::tile).
 constexpr int kWholePhases = 8;
+
+// The algorithm that a convolution takes, and what decided: estimated milliseconds of one sample on one core.
 struct Conv2dChoice {
     enum Kind { strip_pixels, strip_channels, clipped, depthwise, winograd } kind;
-    int tile;               // winograd: outputs a tile and dimension, 4, 3 or 2; kWholePhases + 3 or 2 if a tile is a whole phase of the dilation,
-                            // of at most so many
+    // winograd: outputs a tile and dimension, 4, 3 or 2; kWholePhases + 3 or 2 if a tile is a whole phase of the dilation, of at
+    // most so many.
+    int tile;
     // The taps that see the input at all; the kernels are given only these.
     int64_t first_row, rows, first_column, columns;
     double direct_cost;     // of the best kernel that multiplies tap by tap

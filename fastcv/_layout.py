@@ -57,8 +57,9 @@ def empty(
 
     It is C-contiguous or channels-last.
     """
-    dtype = dtype or like.dtype
-    if like.flags.c_contiguous or not is_channels_last(like):
+    if dtype is None:
+        dtype = like.dtype
+    if not is_channels_last(like):
         return np.empty(shape, dtype)
     *batch, channels, height, width = shape
     memory = np.empty((*batch, height, width, channels), dtype)

@@ -236,6 +236,7 @@ def special_values(dtype: type) -> list[tuple[str, tuple[float, ...]]]:
     return [
         ("ties", (0, 1, 2)),
         ("zeros", (0.0, -0.0)),
+        ("few zeros", (-1, -1, -1, 0.0, -0.0)),
         ("some nan", (0, 1, 2, 3, 4, 5, np.nan)),
         ("much nan", (np.nan, np.nan, 1)),
         ("infinities", (-np.inf, -np.inf, -np.inf, np.inf, 1)),

@@ -263,8 +263,10 @@ def test_axes_before_the_heads() -> None:
 def test_scale_of_a_kind() -> None:
     rng = np.random.default_rng(5)
     arrays = made(rng, (2, 9, 8), (2, 17, 8), (2, 17, 8))
+    one_query = made(rng, (1, 1, 32), (1, 64, 32), (1, 64, 32))
     for scale in (0.0, 1.0, -0.5, np.float32(2)):
         check(*arrays, scale=scale)
+        check(*one_query, scale=scale)
     assert same_bits(attend(*arrays), attend(*arrays, scale=8**-0.5))
 
 

@@ -43,7 +43,8 @@
 //
 // Images of few tiles share a block: their tiles follow one another in V and M, so that U is read once for all of them.
 //
-// Threads take blocks; where there are too few, or with dilation, all work on one: first on V, then each on its own panels of filters.
+// Threads take blocks; where there are too few, or U is large, or with dilation, all work on one: first on V, then each on its own panels
+// of filters.
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
 #pragma once
@@ -472,8 +473,7 @@ static Status run_winograd(const Conv2dShape& s, const Interleave& interleave, i
     else
         cut_into_tile_blocks(c, threads, tiles_of_block(c));
     const int64_t items = c.batches() * s.G * c.blocks();
-    // Each thread has blocks of its own, or all share one after the other: where there are few, and with dilation, whose
-    // blocks hold tiles of unequal classes.
+    // Each thread has blocks of its own, or all share one after the other: where there are few, or shares_blocks() says so.
     const bool enough_panels = c.layout.panels >= 2 * threads && shares_blocks(c);
     const bool uneven = items < threads || (items % threads && items < 4 * threads);
     const bool together = threads > 1 && (uneven || enough_panels || (fresh_panels && s.N > 1));

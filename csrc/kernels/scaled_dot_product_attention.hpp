@@ -216,11 +216,11 @@ static void finish_tile(const AttentionCall<T>& c, const AttentionMemory<T>& m, 
     }
 }
 
-// Rows of tiles first .. last - 1 of a head get ready for `keys`; returns those of them that any row sees. Queries are copied
-// times `factor`, unless that is 0.
+// Rows of tiles first .. last - 1 of a head get ready for `keys`; returns those of them that any row sees. Queries that are not
+// read in place are copied, times `factor`.
 template <class T>
 static KeyRange begin_rows(const AttentionCall<T>& c, const AttentionMemory<T>& m, int64_t n, int64_t head, int64_t first,
-                           int64_t last, KeyRange keys, T factor) {
+                           int64_t last, KeyRange keys, bool in_place, T factor) {
     const AttentionShape& s = c.s;
     const int64_t row = c.tiles.begin(first), rows = c.tiles.begin(last) - row;
     KeyRange range{keys.last, keys.first};
@@ -231,7 +231,7 @@ static KeyRange begin_rows(const AttentionCall<T>& c, const AttentionMemory<T>& 
     int64_t group = row / s.L, query = row % s.L;
     for (int64_t i = 0; i < rows; i++) {
         AttentionRow<T>& r = m.rows[i];
-        if (factor != 0) copy_padded<T>(m.queries + i * c.E, query_data, c.query.stride_bytes[2], s.E, factor);
+        if (!in_place) copy_padded<T>(m.queries + i * c.E, query_data, c.query.stride_bytes[2], s.E, factor);
         r.seen = bounded ? clipped(visible_keys(s, n, query), keys.first, keys.last) : all;
         if (r.seen.first < r.seen.last) range = {smaller(range.first, r.seen.first), larger(range.last, r.seen.last)};
         r.mask = mask_data;
@@ -260,7 +260,7 @@ static void attention_item(const AttentionCall<T>& c, const AttentionMemory<T>& 
                            int64_t last) {
     const AttentionShape& s = c.s;
     const Dropout<T> dropout(s);
-    const KeyRange range = begin_rows<T>(c, m, n, head, first, last, {0, s.S}, T(!c.queries_in_place()));
+    const KeyRange range = begin_rows<T>(c, m, n, head, first, last, {0, s.S}, c.queries_in_place(), T(1));
     T* const output = c.output + ((n * s.H + head) * s.G * s.L + c.tiles.begin(first)) * s.F;
     AttentionBlock<T> b{};
     b.queries = {m.queries, c.E};
@@ -290,7 +290,7 @@ static void attention_part(const AttentionCall<T>& c, const AttentionMemory<T>& 
                            T* output) {
     const AttentionShape& s = c.s;
     const int64_t rows = c.tiles.size, first = part * c.kPartKeys, last = smaller(s.S, first + c.kPartKeys);
-    const KeyRange range = begin_rows<T>(c, m, n, head, 0, 1, {first, last}, T(s.scale * kLog2E));
+    const KeyRange range = begin_rows<T>(c, m, n, head, 0, 1, {first, last}, false, T(s.scale * kLog2E));
     for (int64_t i = 0; i < rows * c.F; i++) output[i] = 0;
     if (range.first < range.last) {
         AttentionBlock<T> b{};

@@ -136,6 +136,8 @@ static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t widt
             const Vec<T> add = load_first(row.bias + i, keys - i);
             x = add == hidden ? hidden : fma(add, log2e, x);
         }
+        // An `lse` that is not the forward's may ask for weights of any size; beyond this they have no exponent.
+        x = x > kLargestExponent<T> ? splat(kLargestExponent<T>) : x;
         Vec<T> p = exp2_shifted<T>(x, none);
         if (i < row.seen.first || i + L > row.seen.last)
             p = choose(lanes_between<T>(row.seen.first - i, row.seen.last - i), p, none);

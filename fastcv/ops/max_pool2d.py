@@ -140,9 +140,10 @@ def max_pool2d(
     """
     op = "max_pool2d"
     _checks.float_arrays(op, {"input": input})
+    rounds_up = _checks.boolean(op, "ceil_mode", ceil_mode)
     plain = _core.plain_sizes(kernel_size, stride, padding, dilation)
     plan: Any = _plan if plain else _plan.__wrapped__
-    shape, window = plan(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    shape, window = plan(input.shape, kernel_size, stride, padding, dilation, rounds_up)
     with_indices = _checks.boolean(op, "return_indices", return_indices)
     dtype = _checks.index_dtype(op, index_dtype)
     output: NDArray[FloatT] = _layout.empty(shape, input)
