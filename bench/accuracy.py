@@ -22,6 +22,8 @@ LAYERS = (
     "resnet_3x3_256_14",
     "resnet_3x3_512_7",
     "dilated_3x3_d4_64_56",
+    "deeplab_3x3_d12_512_256_33",
+    "deeplab_3x3_d18_512_256_33",
     "superres_5x5_32_64_64",
     "row_1x7_128_17",
     "strided_5x5_s2_32_64_64",
