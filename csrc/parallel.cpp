@@ -9,6 +9,8 @@
 
 #include <atomic>
 
+#include "memory.h"
+
 namespace fastcv {
 namespace {
 
@@ -19,19 +21,6 @@ std::atomic<bool> forked{false};
 // libgomp waits forever for a pool that a fork did not copy; a child of a parent that used one computes on one thread.
 void after_fork_in_child() {
     if (used_threads) forked = true;
-}
-
-constexpr int64_t kHugePage = int64_t(2) << 20;
-
-char* allocate(int64_t bytes) {
-    const int64_t alignment = bytes >= kHugePage ? kHugePage : 64;
-    if (bytes > INT64_MAX - alignment) return nullptr;
-    const int64_t size = (bytes + alignment - 1) / alignment * alignment;
-    void* p = aligned_alloc(size_t(alignment), size_t(size));
-#if defined(__linux__)
-    if (p && alignment == kHugePage) madvise(p, size_t(size), MADV_HUGEPAGE);
-#endif
-    return static_cast<char*>(p);
 }
 
 struct Kept {
@@ -52,6 +41,17 @@ int num_threads() {
 #else
     return n > 0 ? n : 1;
 #endif
+}
+
+char* allocate(int64_t bytes) {
+    const int64_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
+    if (bytes > INT64_MAX - alignment) return nullptr;
+    const int64_t size = (bytes + alignment - 1) / alignment * alignment;
+    void* p = aligned_alloc(size_t(alignment), size_t(size));
+#if defined(__linux__)
+    if (p && alignment == kHugePageBytes) madvise(p, size_t(size), MADV_HUGEPAGE);
+#endif
+    return static_cast<char*>(p);
 }
 
 void set_num_threads(int n) { requested_threads = n; }

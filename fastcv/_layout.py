@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcv import _core
+
 FloatT = TypeVar("FloatT", np.float32, np.float64)
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -50,6 +52,19 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
     )
 
 
+# Smaller pieces stay in the process when they are freed; glibc gives these back to the system.
+_LARGE_BYTES = 32 << 20
+
+
+def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a new C-contiguous array, like `np.empty`. Large ones use dead ones' memory again."""
+    # It takes address space alone, and says what is wrong with a size that cannot be had.
+    array = np.empty(shape, dtype)
+    if _LARGE_BYTES <= array.nbytes <= _core.kept_result_bytes:
+        return _core.large_result(array.nbytes).view(dtype).reshape(shape)
+    return array
+
+
 def empty(
     shape: tuple[int, ...], like: NDArray[Any], dtype: np.dtype[Any] | None = None
 ) -> NDArray[Any]:
@@ -60,9 +75,9 @@ def empty(
     if dtype is None:
         dtype = like.dtype
     if not is_channels_last(like):
-        return np.empty(shape, dtype)
+        return new(shape, dtype)
     *batch, channels, height, width = shape
-    memory = np.empty((*batch, height, width, channels), dtype)
+    memory = new((*batch, height, width, channels), dtype)
     return memory.transpose((0, 3, 1, 2) if batch else (2, 0, 1))
 
 
@@ -78,7 +93,7 @@ def empty_together(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[NDArr
     """
     sizes = [math.prod(shape) for shape in shapes]
     if sum(sizes) * dtype.itemsize > _TOGETHER_BYTES:
-        return [np.empty(shape, dtype) for shape in shapes]
+        return [new(shape, dtype) for shape in shapes]
     starts = list(accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
     memory = np.empty(starts[-1], dtype)
     return [

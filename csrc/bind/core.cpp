@@ -118,4 +118,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     bind_scaled_dot_product_attention(m);
     bind_linear_sum_assignment(m);
     bind_capi(m);
+    bind_results(m);
 }

@@ -53,5 +53,6 @@ void bind_max_unpool2d(py::module_& m);
 void bind_scaled_dot_product_attention(py::module_& m);
 void bind_linear_sum_assignment(py::module_& m);
 void bind_capi(py::module_& m);
+void bind_results(py::module_& m);
 
 }  // namespace fastcv

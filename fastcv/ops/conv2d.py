@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Generic, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
@@ -304,7 +303,7 @@ def conv2d_grad_weight(
         op, input.shape, checked_shape, parameters, weight_name="weight_shape"
     )
     _checks.conv2d_grad_output(op, grad_output.shape, geometry)
-    grad_weight: NDArray[FloatT] = np.empty(checked_shape, input.dtype)
+    grad_weight: NDArray[FloatT] = _layout.new(checked_shape, input.dtype)
     _core.conv2d_grad_weight(
         _layout.batched(grad_output),
         _layout.batched(input),

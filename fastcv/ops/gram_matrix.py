@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
@@ -74,7 +73,7 @@ def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[F
     _checks.float_arrays(op, {"input": input})
     shape = _checks.gram_matrix_shape(op, input.shape)
     factor = _checks.gram_matrix_scale(op, scale, input.shape)
-    output: NDArray[FloatT] = np.empty(shape, input.dtype)
+    output: NDArray[FloatT] = _layout.new(shape, input.dtype)
     _core.gram_matrix(input, output, factor)
     return output
 

@@ -146,9 +146,9 @@ def scaled_dot_product_attention(
     want_weights = _checks.boolean(_OP, "return_weights", return_weights)
     if want_weights:
         _checks.fits(_OP, "the weights", (*g.rows_shape, g.keys))
-    output: NDArray[FloatT] = np.empty((*g.rows_shape, g.value_columns), query.dtype)
-    lse = np.empty(g.rows_shape, query.dtype) if want_lse else None
-    weights = np.empty((*g.rows_shape, g.keys), query.dtype) if want_weights else None
+    output: NDArray[FloatT] = _layout.new((*g.rows_shape, g.value_columns), query.dtype)
+    lse = _layout.new(g.rows_shape, query.dtype) if want_lse else None
+    weights = _layout.new((*g.rows_shape, g.keys), query.dtype) if want_weights else None
     _core.scaled_dot_product_attention(
         g.batch,
         g.heads,

@@ -1,0 +1,86 @@
+"""The memory of results: new in every call, and large pieces kept for later ones, within bounds."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastcv
+from fastcv import _core, _layout
+
+MIB = 1 << 20
+# Unpooled to a result of 36 MiB, which the C library would take from the system and give back.
+NUMBERS = np.ones((9, 2, 1, MIB // 2), np.float32)
+INDICES = np.broadcast_to(np.arange(0, MIB, 2), NUMBERS.shape)
+
+
+def unpooled() -> np.ndarray:
+    """Zeros, with a one in each window of two."""
+    return fastcv.max_unpool2d(NUMBERS, INDICES, (1, 2))
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_a_result_is_never_anothers_memory() -> None:
+    first = unpooled()
+    view = first[3, 1, 0]
+    want = view.copy()
+    second = unpooled()
+    assert not np.shares_memory(first, second)
+    del first
+    third = unpooled()
+    third.fill(7)
+    assert not np.shares_memory(view, third)
+    assert np.array_equal(view, want)
+    assert np.array_equal(second[3, 1, 0], want)
+
+
+def test_a_large_result_is_an_ordinary_array() -> None:
+    result = unpooled()
+    assert result.nbytes >= 32 * MIB
+    assert result.flags.c_contiguous
+    assert result.flags.writeable
+    assert result.flags.aligned
+    assert result.sum() == NUMBERS.size
+
+
+def test_memory_is_used_again() -> None:
+    for _ in range(3):
+        unpooled()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        unpooled()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    # New memory from the system faults in every call: for 18 huge pages, or for 9216 others.
+    assert faults < 18
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts pages by /proc")
+def test_kept_memory_is_bounded() -> None:
+    def touch(mib: int) -> None:
+        _layout.new((mib * MIB // 4,), np.dtype(np.float32)).fill(1)
+
+    gc.collect()
+    before = resident_bytes()
+    # Each is too large for the piece before it.
+    for mib in (33, 42, 53, 67, 84, 106, 133, 167, 209, 255, 300):
+        touch(mib)
+    assert resident_bytes() - before <= _core.kept_result_bytes + 16 * MIB
+
+
+def test_threads_get_memory_of_their_own() -> None:
+    def check(value: int) -> bool:
+        array = _layout.new((34 * MIB // 8,), np.dtype(np.float64))
+        array.fill(value)
+        return bool(array.min() == array.max() == value)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(check, range(40)))
