@@ -12,6 +12,7 @@ import platform
 import re
 import statistics
 import sys
+import time
 from pathlib import Path
 
 from peers import PEERS
@@ -21,6 +22,15 @@ from worker import Worker, WorkerError
 
 # Largest error, in units of the result's root mean square, that still counts as the same function.
 TOLERANCE = 1e-3
+
+
+def stand_still() -> None:
+    """Wait until no thread of this process runs: a BLAS's spin on for a tenth of a second."""
+    used = 1.0
+    while used > 0.002:
+        start = time.process_time()
+        time.sleep(0.02)
+        used = time.process_time() - start
 
 
 def measure_case(
@@ -40,6 +50,7 @@ def measure_case(
         except (WorkerError, ValueError) as reason:
             refused[worker.peer] = str(reason)
     times: dict[str, list[float]] = {worker.peer: [] for worker in ready}
+    stand_still()
     for turn in range(rounds):
         first = turn % max(1, len(ready))
         for worker in ready[first:] + ready[:first]:
