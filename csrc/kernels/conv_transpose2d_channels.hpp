@@ -110,7 +110,7 @@ struct ChannelPhaseCall {
 // rows[phase of x][filter][lanes] are scratch.
 template <class T>
 static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t n, int64_t g, int64_t panel, T* tile, T* rows,
-                           const T** phase_row, T* line) {
+                           const T** phase_row) {
     constexpr int64_t L = kLanes<T>, width = 2 * L, most = kTilePixels<T>;
     const Conv2dShape& s = c.shape;
     const PhaseAxis &py = c.axes.y, &px = c.axes.x;
@@ -145,7 +145,7 @@ static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t
                 }
                 for (int64_t k = 0; k < count; k++) {
                     for (int64_t p = 0; p < px.phases(); p++) phase_row[p] = rows + (p * width + k) * L;
-                    interleave_row(phase_row, px.phases(), 0, pixels, line, planes + k * stride[1] + (y * py.stride + i) * stride[2],
+                    interleave_row(phase_row, px.phases(), 0, pixels, planes + k * stride[1] + (y * py.stride + i) * stride[2],
                                    stride[3], x * px.stride, s.W);
                 }
             }
@@ -191,9 +191,9 @@ static Status conv_transpose2d_channels(const Conv2dShape& s, Tensor input, Tens
     const int64_t place_bytes = packed ? 0 : round_up(s.R * s.S * int64_t(sizeof(TapPlace)), 64);
     const int64_t weight_bytes = packed ? 0 : round_up(channel_phase_weights<T>(s) * size, 64);
     const int64_t bias_bytes = round_up(s.G * panels * width * size, 64);
-    const int64_t row_bytes = (most + L) * px.phases() * width * size, line_bytes = round_up((px.stride + 1) * L * size, 64);
+    const int64_t row_bytes = (most + L) * px.phases() * width * size;
     const int64_t pointer_bytes = round_up(px.phases() * int64_t(sizeof(T*)), 64);
-    const int64_t thread_bytes = row_bytes + line_bytes + pointer_bytes + together * strip_elements * size;
+    const int64_t thread_bytes = row_bytes + pointer_bytes + together * strip_elements * size;
     Scratch scratch(phase_bytes + offset_bytes + place_bytes + weight_bytes + bias_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     char* free_part = scratch.data();
@@ -232,9 +232,8 @@ static Status conv_transpose2d_channels(const Conv2dShape& s, Tensor input, Tens
         char* mine = per_thread + team.id * thread_bytes;
         T* tile = reinterpret_cast<T*>(mine);
         T* rows = tile + most * px.phases() * width;
-        T* line = reinterpret_cast<T*>(mine + row_bytes);
-        const T** phase_row = reinterpret_cast<const T**>(mine + row_bytes + line_bytes);
-        T* images = reinterpret_cast<T*>(mine + row_bytes + line_bytes + pointer_bytes);
+        const T** phase_row = reinterpret_cast<const T**>(mine + row_bytes);
+        T* images = reinterpret_cast<T*>(mine + row_bytes + pointer_bytes);
         for (int64_t item = team.begin(items), filled = -1; item < team.end(items); item++) {
             const int64_t panel = item % panels, g = item / panels % s.G, n0 = item / panels / s.G * together;
             const int64_t count = smaller(together, s.N - n0);
@@ -247,7 +246,7 @@ static Status conv_transpose2d_channels(const Conv2dShape& s, Tensor input, Tens
                 }
             }
             for (int64_t n = 0; n < count; n++)
-                channel_phases(c, images + n * strip_elements, n0 + n, g, panel, tile, rows, phase_row, line);
+                channel_phases(c, images + n * strip_elements, n0 + n, g, panel, tile, rows, phase_row);
         }
     });
     return Status::ok;
