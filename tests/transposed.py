@@ -41,11 +41,19 @@ def bound_of(
     groups: int = 1,
     **_: Any,
 ) -> float:
-    """How far an output may be off. Winograd may be taken; with a stride, without dilation only."""
-    plain = pair(dilation) == (1, 1)
-    strides = zip(x.shape[-2:], pair(stride), strict=True)
-    winograd = 1 < math.prod(weight.shape[2:]) <= 121 and (
-        plain or all(n == 1 or s == 1 for n, s in strides)
+    """How far an output may be off. Winograd may be taken; with a stride, without dilation only.
+
+    That is for the outputs that taps reach: a common factor of stride and dilation is taken out.
+    """
+    window = weight.shape[2:]
+    factors = [
+        math.gcd(s, d if k > 1 else s)
+        for k, s, d in zip(window, pair(stride), pair(dilation), strict=True)
+    ]
+    plain = all(k == 1 or d == f for k, d, f in zip(window, pair(dilation), factors, strict=True))
+    strides = zip(x.shape[-2:], pair(stride), factors, strict=True)
+    winograd = 1 < math.prod(window) <= 121 and (
+        plain or all(n == 1 or s == f for n, s, f in strides)
     )
     return sum_bound(depth_of(weight, stride, dilation, groups), x, weight, bias, winograd=winograd)
 

@@ -6,7 +6,8 @@
 // stride 1 the turned weights make it an ordinary convolution, Winograd included. With a stride it goes by phases: by Winograd's
 // minimal filtering (conv_transpose2d_winograd.hpp); tap by tap over vectors of pixels (conv_transpose2d_phases.hpp), or of filters,
 // where small planes would not fill those (conv_transpose2d_channels.hpp); conv_transpose2d_depthwise.hpp has groups of one or two
-// channels with stride 2, and conv_transpose2d_pixel.hpp images of one pixel.
+// channels with stride 2, and conv_transpose2d_pixel.hpp images of one pixel. All that is for the outputs that taps can reach: stride
+// and dilation may have a common factor (conv_transpose2d_reached.hpp).
 #pragma once
 
 #include "conv2d.hpp"
@@ -14,6 +15,7 @@
 #include "conv_transpose2d_depthwise.hpp"
 #include "conv_transpose2d_phases.hpp"
 #include "conv_transpose2d_pixel.hpp"
+#include "conv_transpose2d_reached.hpp"
 #include "conv_transpose2d_winograd.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -46,7 +48,7 @@ struct TransposedWindow {
 static bool empty_output(const Conv2dShape& s) { return s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0; }
 
 template <class T>
-static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed, bool channels_last) {
+static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed) {
     if (empty_output(s)) return {ConvTranspose2dChoice::phases, {}};
     if (one_pixel(s)) return {ConvTranspose2dChoice::pixel, {}};
     const Conv2dShape clipped = clip_window(s);
@@ -61,7 +63,7 @@ static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed
         }
         return {channels ? ConvTranspose2dChoice::phases_channels : ConvTranspose2dChoice::phases, {}};
     }
-    return {ConvTranspose2dChoice::convolution, choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, packed, channels_last)};
+    return {ConvTranspose2dChoice::convolution, choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, packed)};
 }
 
 template <class T>
@@ -70,7 +72,7 @@ static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& 
     if (empty_output(s)) return Status::ok;
     if (choice.kind == ConvTranspose2dChoice::pixel) {
         if (rows_of_columns<T>(s, input, weight, output)) return conv_transpose2d_pixel<T>(s, input, weight, output, epilogue);
-        return run<T>(convolution_of(s), choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, false, false), nullptr, input,
+        return run<T>(convolution_of(s), choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, false), nullptr, input,
                       turned_weights(s, weight), output, epilogue);
     }
     if (choice.kind == ConvTranspose2dChoice::convolution)
@@ -134,32 +136,45 @@ static bool pack_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& c
     return true;
 }
 
+// `packed` null: the weights lie in `weight` alone.
+template <class T>
+static Status run_reached(const Conv2dShape& s, const ConvTranspose2dChoice& choice, const void* packed, Tensor input, Tensor weight,
+                          Tensor output, const Epilogue& epilogue) {
+    const ReachedOutputs reached(s);
+    const auto compute = [&](Tensor to) { return run_transposed<T>(reached.shape, choice, packed, input, weight, to, epilogue); };
+    if (empty_output(s)) return Status::ok;
+    return reached.all(s) ? compute(output) : spread_reached<T>(s, reached, output, epilogue, compute);
+}
+
 // ---- the entries of the table
 
-static ConvTranspose2dChoice conv_transpose2d_choose(const Conv2dShape& s, int itemsize, bool packed, bool channels_last) {
-    return itemsize == 4 ? choose_transposed<float>(s, packed, channels_last) : choose_transposed<double>(s, packed, channels_last);
+static ConvTranspose2dChoice conv_transpose2d_choose(const Conv2dShape& s, int itemsize, bool packed) {
+    const ReachedOutputs reached(s);
+    return itemsize == 4 ? choose_transposed<float>(reached.shape, packed) : choose_transposed<double>(reached.shape, packed);
 }
 static Status conv_transpose2d(const Conv2dShape& s, int itemsize, Tensor input, Tensor weight, Tensor output,
                                const Epilogue& epilogue) {
-    const ConvTranspose2dChoice choice = conv_transpose2d_choose(s, itemsize, false, channels_last(input, output, itemsize));
-    return itemsize == 4 ? run_transposed<float>(s, choice, nullptr, input, weight, output, epilogue)
-                         : run_transposed<double>(s, choice, nullptr, input, weight, output, epilogue);
+    const ConvTranspose2dChoice choice = conv_transpose2d_choose(s, itemsize, false);
+    return itemsize == 4 ? run_reached<float>(s, choice, nullptr, input, weight, output, epilogue)
+                         : run_reached<double>(s, choice, nullptr, input, weight, output, epilogue);
 }
 static int64_t conv_transpose2d_packed_bytes(const Conv2dShape& s, int itemsize, const ConvTranspose2dChoice& choice) {
-    return itemsize *
-           (itemsize == 4 ? packed_elements_transposed<float>(s, choice) : packed_elements_transposed<double>(s, choice));
+    const ReachedOutputs reached(s);
+    return itemsize * (itemsize == 4 ? packed_elements_transposed<float>(reached.shape, choice)
+                                     : packed_elements_transposed<double>(reached.shape, choice));
 }
 static bool conv_transpose2d_pack(const Conv2dShape& s, int itemsize, const ConvTranspose2dChoice& choice, Tensor weight,
                                   void* packed) {
-    return itemsize == 4 ? pack_transposed(s, choice, weight, static_cast<float*>(packed))
-                         : pack_transposed(s, choice, weight, static_cast<double*>(packed));
+    const ReachedOutputs reached(s);
+    return itemsize == 4 ? pack_transposed(reached.shape, choice, weight, static_cast<float*>(packed))
+                         : pack_transposed(reached.shape, choice, weight, static_cast<double*>(packed));
 }
 static Status conv_transpose2d_packed(const Conv2dShape& s, int itemsize, const ConvTranspose2dPacked& packed, Tensor input,
                                       Tensor weight, Tensor output, const Epilogue& epilogue) {
     // Weights that hold a NaN or an infinity are not for Winograd, and are told apart by a plain call.
     if (!packed.finite) return conv_transpose2d(s, itemsize, input, weight, output, epilogue);
-    return itemsize == 4 ? run_transposed<float>(s, packed.choice, packed.data, input, weight, output, epilogue)
-                         : run_transposed<double>(s, packed.choice, packed.data, input, weight, output, epilogue);
+    return itemsize == 4 ? run_reached<float>(s, packed.choice, packed.data, input, weight, output, epilogue)
+                         : run_reached<double>(s, packed.choice, packed.data, input, weight, output, epilogue);
 }
 
 }  // namespace

@@ -196,6 +196,7 @@ KINDS = (
     _case("tiling", 35, 27, (9, 19), 2, batch=2, stride=2),
     _case("tiling_uneven", 13, 18, (7, 10), (3, 2), batch=2, stride=(3, 2)),
     _case("tiling_wide", 5, 3, (3, 70), 2, batch=2, stride=2),
+    _case("tiling_thirds", 14, 10, (5, 37), 3, batch=2, stride=3),
     _case("overlapping", 18, 22, (11, 17), 4, batch=2, stride=2, padding=1),
     _case("overlapping_3x3", 19, 33, (10, 13), 3, batch=2, stride=2, padding=1, output_padding=1),
     _case("overlapping_5x5", 9, 20, (8, 19), 5, batch=2, stride=2, padding=2,
@@ -209,6 +210,10 @@ KINDS = (
     _case("dilated", 11, 19, (8, 11), 3, batch=2, stride=2, padding=2, dilation=2),
     _case("dilated_coprime", 10, 18, (9, 8), 3, batch=2, stride=(2, 3), padding=(2, 1),
           output_padding=(1, 2), dilation=(3, 2)),
+    _case("dilated_reached", 18, 17, (9, 12), 3, batch=2, stride=2, padding=(2, 1),
+          output_padding=(1, 0), dilation=2),
+    _case("dilated_reached_phases", 9, 21, (7, 10), 3, batch=2, stride=(4, 6), padding=(1, 5),
+          output_padding=(1, 3), dilation=(2, 3)),
     # More rows and columns than a stride are appended: windows end well before the output does.
     _case("dilated_appended", 9, 17, (6, 9), 3, batch=2, stride=2, padding=1, output_padding=4,
           dilation=5),

@@ -1,6 +1,7 @@
 // Convolution, its transpose and the gradients, by every way to compute them, over small shapes.
 #include "check.h"
 
+#include <numeric>
 
 namespace fastcv::check {
 namespace {
@@ -118,7 +119,7 @@ bool applies(const Way& way, const Conv2dShape& s) {
     if (way.forced && way.kind == Conv2dChoice::clipped && s.stride_w != 1) return false;
     // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
     if (way.forced && winograd &&
-        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true, false).kind != Conv2dChoice::winograd)
+        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true).kind != Conv2dChoice::winograd)
         return false;
     return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
 }
@@ -138,7 +139,7 @@ Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s
                   Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv2d(s, itemsize, way.algorithm, input, weight, output, epilogue);
     Conv2dPacked packed;
-    packed.choice = table.conv2d_choose(s, itemsize, way.algorithm, true, channels_last(input, output, itemsize));
+    packed.choice = table.conv2d_choose(s, itemsize, way.algorithm, true);
     if (way.forced) {
         packed.choice.kind = way.kind;
         packed.choice.tile = way.tile;
@@ -250,6 +251,18 @@ void check_conv2d(const KernelTable& table, const Problem& problem, const Layout
     }
 }
 
+// The same of a transposed one: a common factor of stride and dilation, which leaves outputs without taps, is taken out.
+bool transposed_fits_winograd(Conv2dShape s) {
+    const auto take_out_factor = [](int64_t taps, int64_t& stride, int64_t& dilation) {
+        const int64_t factor = taps > 1 ? std::gcd(stride, dilation) : stride;
+        stride /= factor;
+        dilation = taps > 1 ? dilation / factor : 1;
+    };
+    take_out_factor(s.R, s.stride_h, s.dilation_h);
+    take_out_factor(s.S, s.stride_w, s.dilation_w);
+    return fits_winograd(s);
+}
+
 struct TransposedWay {
     const char* name;
     bool packed;
@@ -272,7 +285,7 @@ Status run_conv_transpose2d(const KernelTable& table, const TransposedWay& way, 
                             Tensor weight, Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv_transpose2d(s, itemsize, input, weight, output, epilogue);
     ConvTranspose2dPacked p;
-    p.choice = table.conv_transpose2d_choose(s, itemsize, true, channels_last(input, output, itemsize));
+    p.choice = table.conv_transpose2d_choose(s, itemsize, true);
     if (way.tile) {
         p.choice.kind = ConvTranspose2dChoice::winograd;
         p.choice.as_convolution.tile = way.tile;
@@ -292,7 +305,7 @@ void check_conv_transpose2d(const KernelTable& table, const Problem& problem, co
     const Array<T> x(output_size(s), layouts.input, problem.grad_output), w(weight_size(s), layouts.weight, problem.weight);
     const Finish<T> finish(bias, s.C, layouts.weight, activation);
     const int64_t depth = s.K / s.G * s.R * s.S;
-    const Wanted want = finish.want(sums, s.H * s.W, depth, problem.grad_output, problem.weight, fits_winograd(s));
+    const Wanted want = finish.want(sums, s.H * s.W, depth, problem.grad_output, problem.weight, transposed_fits_winograd(s));
     for (const TransposedWay& way : kTransposedWays) {
         if (!applies(way, s)) continue;
         char what[60];
