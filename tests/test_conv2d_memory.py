@@ -53,6 +53,23 @@ def test_channels_last_stays_channels_last(case: Case, dtype: type) -> None:
     assert conv2d(*arrays, **case.parameters).flags.c_contiguous
 
 
+@each_dtype
+@pytest.mark.parametrize("layout", ["channels_last", "channels_last_cropped"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_pixels_multiplied_as_they_lie(groups: int, layout: str, dtype: type) -> None:
+    # Tiles are 8 pixels by 3 vectors, or smaller: every rest of either, in one row and in several.
+    rng = np.random.default_rng(5)
+    for filters in (1, 3, 4, 5, 8, 9, 12, 13, 24, 25, 47, 48, 49, 97):
+        for batch, height, width in ((1, 1, 1), (2, 1, 3), (1, 3, 5), (3, 5, 7), (1, 17, 23)):
+            channels = int(rng.integers(1, 40))
+            x = rng.uniform(-1, 1, (batch, channels * groups, height, width)).astype(dtype)
+            weight = rng.uniform(-1, 1, (filters * groups, channels, 1, 1)).astype(dtype)
+            bias = rng.uniform(-1, 1, filters * groups).astype(dtype)
+            moved = LAYOUTS[layout](x.shape, dtype).filled(x)
+            for stride in ((1, 1), (2, 3)):
+                check(moved, weight, bias, stride=stride, groups=groups)
+
+
 @each_kind
 def test_broadcast_arrays(case: Case) -> None:
     # Stride 0: one image for the whole batch, one filter for all.

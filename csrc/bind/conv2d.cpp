@@ -17,6 +17,7 @@ std::string name_of(const Conv2dChoice& choice) {
         case Conv2dChoice::strip_channels: return "strip_channels";
         case Conv2dChoice::clipped: return "clipped";
         case Conv2dChoice::depthwise: return "depthwise";
+        case Conv2dChoice::pointwise: return "pointwise";
         default:
             if (choice.tile > kWholePhases) return "winograd_whole";
             return choice.tile == 4 ? "winograd_f4" : choice.tile == 3 ? "winograd_f3" : "winograd_f2";
@@ -78,7 +79,7 @@ std::pair<std::string, std::string> conv2d_choice(const std::vector<int64_t>& in
                                                   Pair padding, Pair dilation, int64_t groups, int algorithm, bool packed) {
     const Conv2dShape s =
         shape_of(input_shape.data(), weight_shape.data(), output_shape.data(), stride, padding, dilation, groups);
-    const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed);
+    const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed, false);
     return {name_of(c), reason_of(c)};
 }
 
@@ -104,7 +105,7 @@ public:
         Status status;
         {
             py::gil_scoped_release release;
-            const Conv2dChoice choice = kernels().conv2d_choose(s, itemsize, algorithm_, true);
+            const Conv2dChoice choice = kernels().conv2d_choose(s, itemsize, algorithm_, true, channels_last(x, y, itemsize));
             Conv2dPacked packed;
             status = packings_.find(choice, kernels().conv2d_packed_bytes(s, itemsize, choice), &packed, [&](void* to) {
                 return kernels().conv2d_pack(s, itemsize, choice, weights_, to);

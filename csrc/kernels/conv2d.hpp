@@ -4,7 +4,7 @@
 //
 // The choice compares estimated cycles of one sample on one core, counted from the work itself: vectors of multiply-adds at two a
 // cycle, tile waste included, vectors moved, and bytes of weights streamed. It looks neither at the batch nor at the threads, because
-// they must not change a sample's bits; nor at the input's layout.
+// they must not change a sample's bits; at the arrays' layout only where channels-last ones can be multiplied as they lie.
 //
 // The constants below the names were fitted once on one machine (AVX-512, 1 MiB second-level, 32 MiB third-level cache), over the
 // named benchmark cases; where an estimate is off by a tenth, so is the loser's time.
@@ -14,6 +14,7 @@
 #include "conv2d_depthwise.hpp"
 #include "conv2d_grad_weight.hpp"
 #include "conv2d_grad_weight_winograd.hpp"
+#include "conv2d_pointwise.hpp"
 #include "conv2d_strip.hpp"
 #include "conv2d_winograd.hpp"
 
@@ -74,6 +75,14 @@ static double channel_lane_cost(const Conv2dShape& s) {
 
 // Packed for the call at the rate of a transpose, where it is not packed ahead.
 template <class T>
+static double pointwise_cost(const Conv2dShape& s, bool packed) {
+    constexpr int64_t L = kLanes<T>;
+    const double lanes = double(s.G * round_up(s.K / s.G, L) / L), channels = double(s.C / s.G), pixels = double(s.P * s.Q);
+    return lanes * (pixels * (channels * CostModel::multiply_add + CostModel::move) + (packed ? 0 : channels * CostModel::transpose));
+}
+
+// The same.
+template <class T>
 static double clipped_cost(const Conv2dShape& s, bool packed) {
     constexpr int64_t L = kLanes<T>;
     const double lanes = double(s.G * round_up(s.K / s.G, 2 * L) / L), channels = double(s.C / s.G);
@@ -133,7 +142,7 @@ static Weights clip_weights(const Conv2dShape& s, Weights w) {
 }
 
 template <class T>
-static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, bool packed) {
+static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, bool packed, bool channels_last) {
     const LiveTaps live_y(vertical(whole)), live_x(horizontal(whole));
     const Conv2dShape s = clip_window(whole, live_y, live_x);
     Conv2dChoice best{Conv2dChoice::strip_pixels, 0, live_y.first, live_y.count, live_x.first, live_x.count, 0, __builtin_inf()};
@@ -154,6 +163,13 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
         const double cost = clipped_cost<T>(s, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::clipped;
+            best.direct_cost = cost;
+        }
+    }
+    if (best.kind != Conv2dChoice::depthwise && pixels_in_place(s, channels_last)) {
+        const double cost = pointwise_cost<T>(s, packed) * milliseconds;
+        if (cost < best.direct_cost) {
+            best.kind = Conv2dChoice::pointwise;
             best.direct_cost = cost;
         }
     }
@@ -194,6 +210,7 @@ static Status run(const Conv2dShape& whole, const Conv2dChoice& choice, const vo
         case Conv2dChoice::clipped:
             if (readable_without_strip<T>(s, input)) return conv2d_clipped<T>(s, input, weight, weights, output, epilogue);
             return conv2d_strip<T>(s, weights != nullptr, input, weight, weights, output, epilogue);
+        case Conv2dChoice::pointwise: return conv2d_pointwise<T>(s, input, weight, weights, output, epilogue);
         case Conv2dChoice::strip_channels: return conv2d_strip<T>(s, true, input, weight, weights, output, epilogue);
         default: return conv2d_strip<T>(s, false, input, weight, nullptr, output, epilogue);
     }
@@ -203,6 +220,7 @@ template <class T>
 static int64_t packed_elements(const Conv2dShape& whole, const Conv2dChoice& choice) {
     const Conv2dShape s = clip_window(whole);
     if (choice.kind == Conv2dChoice::winograd) return WinogradWeights<T>(s, choice.tile).elements(s);
+    if (choice.kind == Conv2dChoice::pointwise) return pointwise_weights<T>(s);
     if (choice.kind == Conv2dChoice::strip_channels || choice.kind == Conv2dChoice::clipped) return channel_lane_weights<T>(s);
     return 0;
 }
@@ -215,6 +233,8 @@ static bool pack(const Conv2dShape& whole, const Conv2dChoice& choice, const Wei
     parallel(threads_for(double(packed_elements<T>(whole, choice))), [&](Team team) {
         if (choice.kind == Conv2dChoice::winograd)
             transform_weights<T, double>(s, Interleave(s), choice.tile, weight, packed, &not_finite, team);
+        else if (choice.kind == Conv2dChoice::pointwise)
+            pack_pointwise<T>(s, weight, packed, team);
         else
             pack_for_channel_lanes<T>(s, weight, packed, team);
     });
@@ -288,12 +308,12 @@ static Status grad_weight(const Conv2dShape& whole, Tensor grad_output, Tensor i
 
 // ---- the entries of the table: the element type becomes a template argument
 
-static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed) {
-    return itemsize == 4 ? choose<float>(s, algorithm, packed) : choose<double>(s, algorithm, packed);
+static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed, bool channels_last) {
+    return itemsize == 4 ? choose<float>(s, algorithm, packed, channels_last) : choose<double>(s, algorithm, packed, channels_last);
 }
 static Status conv2d(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, Tensor input, Tensor weight, Tensor output,
                      const Epilogue& epilogue) {
-    const Conv2dChoice choice = conv2d_choose(s, itemsize, algorithm, false);
+    const Conv2dChoice choice = conv2d_choose(s, itemsize, algorithm, false, channels_last(input, output, itemsize));
     const Weights w = forward_weights(s, weight);
     return itemsize == 4 ? run<float>(s, choice, nullptr, input, w, output, epilogue)
                          : run<double>(s, choice, nullptr, input, w, output, epilogue);

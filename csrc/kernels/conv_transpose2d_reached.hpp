@@ -54,7 +54,7 @@ static Status spread_reached(const Conv2dShape& s, const ReachedOutputs& reached
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     const ReachedAxis &y = reached.y, &x = reached.x;
     const int64_t* stride = output.stride_bytes;
-    const bool channels_last = stride[1] == size && stride[3] != size;
+    const bool channels_last = stride[1] == size;  // as the choice of an algorithm may require of the dense array as well
     const int64_t pixels = y.count * x.count, positions = ceil_div(s.W, x.step);
     const int threads = threads_for(double(s.N) * double(s.C) * double(s.H) * double(s.W));
     const int64_t dense_bytes = round_up((s.N * s.C * pixels + L) * size, 64), empty_bytes = round_up(s.C * size, 64);

@@ -119,7 +119,7 @@ bool applies(const Way& way, const Conv2dShape& s) {
     if (way.forced && way.kind == Conv2dChoice::clipped && s.stride_w != 1) return false;
     // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
     if (way.forced && winograd &&
-        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true).kind != Conv2dChoice::winograd)
+        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true, false).kind != Conv2dChoice::winograd)
         return false;
     return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
 }
@@ -139,7 +139,7 @@ Status run_conv2d(const KernelTable& table, const Way& way, const Conv2dShape& s
                   Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv2d(s, itemsize, way.algorithm, input, weight, output, epilogue);
     Conv2dPacked packed;
-    packed.choice = table.conv2d_choose(s, itemsize, way.algorithm, true);
+    packed.choice = table.conv2d_choose(s, itemsize, way.algorithm, true, channels_last(input, output, itemsize));
     if (way.forced) {
         packed.choice.kind = way.kind;
         packed.choice.tile = way.tile;
@@ -285,7 +285,7 @@ Status run_conv_transpose2d(const KernelTable& table, const TransposedWay& way, 
                             Tensor weight, Tensor output, const Epilogue& epilogue) {
     if (!way.packed) return table.conv_transpose2d(s, itemsize, input, weight, output, epilogue);
     ConvTranspose2dPacked p;
-    p.choice = table.conv_transpose2d_choose(s, itemsize, true);
+    p.choice = table.conv_transpose2d_choose(s, itemsize, true, channels_last(input, output, itemsize));
     if (way.tile) {
         p.choice.kind = ConvTranspose2dChoice::winograd;
         p.choice.as_convolution.tile = way.tile;
