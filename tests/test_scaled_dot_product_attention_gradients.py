@@ -315,9 +315,54 @@ def test_hidden_keys_take_no_part() -> None:
     assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
 
 
+@each_dtype
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_few_queries(queries: int, dtype: type) -> None:
+    rng = np.random.default_rng(15)
+    options: list[dict[str, Any]] = [
+        {},
+        {"is_causal": True, "causal_alignment": "bottom_right", "window": (300, 0)},
+        {"kv_lengths": np.array([270, 0])},
+        {"softcap": 2.0, "dropout_p": 0.3, "seed": 5},
+    ]
+    for heads, keys in ((2, 5), (1, 256), (2, 530)):
+        arrays = made(
+            rng,
+            (2, 2, queries, 16),
+            (2, 2, queries, 32),
+            (2, heads, keys, 32),
+            (2, heads, keys, 16),
+            (queries, keys),
+            dtype=dtype,
+            size=1,
+        )
+        for chosen in options:
+            if "kv_lengths" in chosen and keys < 270:
+                continue
+            check(*arrays, **chosen, enable_gqa=heads == 1)
+            check(*arrays[:4], **chosen, enable_gqa=heads == 1)
+
+
+def test_hidden_keys_change_no_bit_for_few_queries() -> None:
+    rng = np.random.default_rng(16)
+    shapes = (1, 2, 2, 32), (1, 2, 2, 32), (1, 2, 700, 32), (1, 2, 700, 32)
+    grad, query, key, value = made(rng, *shapes, size=1)
+    want = gradients(grad, query, key[:, :, :300], value[:, :, :300])
+    got = gradients(grad, query, key, value, kv_lengths=np.array([300]))
+    assert same_bits(got[0], want[0])
+    for one, other in zip(got[1:], want[1:], strict=True):
+        assert same_bits(np.ascontiguousarray(one[:, :, :300]), other)
+        assert (one[:, :, 300:] == 0).all()
+
+
 def test_the_same_bits(threads: Callable[[int], None]) -> None:
     rng = np.random.default_rng(14)
-    for samples, heads, queries, keys in ((3, 4, 50, 70), (1, 1, 300, 600), (1, 1, 700, 130)):
+    for samples, heads, queries, keys in (
+        (3, 4, 50, 70),
+        (1, 1, 300, 600),
+        (1, 1, 700, 130),
+        (2, 2, 1, 900),
+    ):
         arrays = made(
             rng,
             (samples, heads, queries, 32),

@@ -20,15 +20,19 @@
 // Two threads on neighbouring blocks of a head go through its rows side by side, so blocks are of equal size: 8 x 850 x 32 took
 // 11.7 ms in blocks of 256 keys and a rest of 82, and takes 10.0; 16 x 257 x 64 took 3.83 (192 and 65), and takes 2.82.
 //
+// Up to three rows, as in decoding, share too little of a packed key: keys and values are read where they lie, in blocks of 256
+// keys whatever their number, and a product of one row by a block is four sums that are added up at its end. 16 x 1 x 2048 x 64
+// took 2.11 ms on two threads, and takes 1.13; 16 x 1 x 4096 x 128 13.7, and 8.1. Packing was half of it.
+//
 // Where samples share the mask, as windows do, an item is a run of four of them instead, whose part of the mask's gradient is
-// added up apart, and then to the others' in the order of runs.
+// added up apart, and then to the others' in the order of runs. There its rows are padded to whole vectors.
 //
 // Sums over keys and over rows run on one after the other from block to block, so the sizes of blocks change no bit either.
 #pragma once
 
 #include <sched.h>
 
-#include "scaled_dot_product_attention_parts.hpp"
+#include "scaled_dot_product_attention_few.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -43,7 +47,15 @@ struct AttentionGradCall {
     int64_t chunks;          // of a head's rows, G times those of L
     int32_t* done;           // chunks that each item has done with, or whether a run is
     int64_t run;             // samples of a run; 1: items instead
-    static constexpr int64_t kRows = 64;
+    static constexpr int64_t kRows = 64, kFewRows = 3, kFewRowsKeys = 256;
+
+    int64_t mask_pitch() const { return round_up(s.S, kLanes<T>); }  // of a run's memory
+    // Whether keys and values can be read where they lie, in whole vectors.
+    bool in_place() const {
+        constexpr int64_t element = sizeof(T);
+        return s.E == E && s.F == F && a.key.stride_bytes[2] == element && a.value.stride_bytes[2] == element;
+    }
+    bool few_rows() const { return s.L <= kFewRows && s.E > 0 && s.F > 0 && in_place(); }
 
     int64_t chunks_of_query_head() const { return ceil_div(s.L, kRows); }
 };
@@ -56,6 +68,7 @@ struct AttentionGradMemory {
     T *weights, *slopes;                              // strips P and D
     T *bias, *kept, *mask_row, *ones;
     T* mask_sums;                                     // of a run
+    T* few;                                           // of few rows: a block's part of grad_query
     AttentionGradMemory(const AttentionGradCall<T>& c, ScratchCut& cut) {
         constexpr int64_t rows = AttentionGradCall<T>::kRows;
         queries = cut.take<T>(rows * c.E);
@@ -63,16 +76,17 @@ struct AttentionGradMemory {
         outputs = cut.take<T>(c.F);
         delta = cut.take<T>(rows);
         lse = cut.take<T>(rows);
-        key_lanes = cut.take<T>(c.block * c.E);
-        value_lanes = cut.take<T>(c.block * c.F);
-        keys = cut.take<T>(c.block * c.E);
+        key_lanes = cut.take<T>(c.few_rows() ? 0 : c.block * c.E);
+        value_lanes = cut.take<T>(c.few_rows() ? 0 : c.block * c.F);
+        keys = cut.take<T>(c.few_rows() ? 0 : c.block * c.E);
         weights = cut.take<T>(rows * c.pitch);
         slopes = cut.take<T>(rows * c.pitch);
         bias = cut.take<T>(c.pitch);
         kept = cut.take<T>(c.pitch);
         mask_row = cut.take<T>(c.pitch);
         ones = cut.take<T>(larger(c.block, rows));
-        mask_sums = cut.take<T>(c.run > 1 ? c.s.L * c.s.S : 0);
+        mask_sums = cut.take<T>(c.run > 1 ? c.s.L * c.mask_pitch() : 0);
+        few = cut.take<T>(AttentionGradCall<T>::kFewRows * c.E);
     }
 };
 
@@ -112,9 +126,10 @@ struct SlopeRow {
     const T* bias;       // the mask's numbers of its keys, or null
     const T* kept;       // dropout's factors, or null
     T* mask_sums;        // where D is added for the mask's gradient, or null
+    bool padded;         // there to whole vectors
 };
-// Scores, times log2(e) (or divided by the softcap), and grad_output times values of a row become K P and scale D, zero where a
-// key is not seen. One pass does all of it: 64 x 4 windows of 49 spent a quarter of their time on one for each.
+// Products of a query and keys, and of grad_output and values, become K P and scale D of a row, zero where a key is not seen. One
+// pass does all of it: 64 x 4 windows of 49 spent a quarter of their time on one for each.
 template <class T, bool kPlain>
 static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t width, int64_t keys, const SlopeRow<T>& row) {
     constexpr int64_t L = kLanes<T>;
@@ -124,16 +139,18 @@ static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t widt
         return;
     }
     const Vec<T> minus_lse = splat(T(-double(row.lse) * kLog2E)), log2e = splat(T(kLog2E)), hidden = splat(-infinity);
+    const Vec<T> factor = splat(T(!kPlain && s.softcap > 0 ? s.scale / s.softcap : s.scale * kLog2E));
     const Vec<T> none = zero<T>(), mean = splat(row.delta), scale = splat(T(s.scale)), capped = splat(T(s.softcap * kLog2E));
     for (int64_t i = 0; i < width; i += L) {
         Vec<T> x = load(weight + i), bent = none;
         if (!kPlain && s.softcap > 0) {
-            bent = hyperbolic_tangent(x);
-            x = capped * bent;
+            bent = hyperbolic_tangent(x * factor);
+            x = fma(capped, bent, minus_lse);
+        } else {
+            x = fma(x, factor, minus_lse);
         }
-        x += minus_lse;
         if (row.bias) {
-            const Vec<T> add = load_first(row.bias + i, keys - i);
+            const Vec<T> add = i + L <= keys ? load(row.bias + i) : load_first(row.bias + i, keys - i);
             x = add == hidden ? hidden : fma(add, log2e, x);
         }
         // An `lse` that is not the forward's may ask for weights of any size; beyond this they have no exponent.
@@ -149,8 +166,10 @@ static void slope_row(const AttentionShape& s, T* weight, T* slope, int64_t widt
         }
         Vec<T> d = p == 0 ? none : p * (grad - mean);
         if (row.mask_sums) {
-            const int64_t lanes = keys - i;
-            store_first(row.mask_sums + i, load_first(row.mask_sums + i, lanes) + d, lanes);
+            // Masked stores to a row would keep loads of the next row waiting, where there is no space between them.
+            T* const to = row.mask_sums + i;
+            if (row.padded || i + L <= keys) store(to, load(to) + d);
+            else store_first(to, load_first(to, keys - i) + d, keys - i);
         }
         store(weight + i, used);
         d *= scale;
@@ -205,12 +224,6 @@ struct GradBlock {
     int64_t key, keys, packed;
     RowBlock<T> rows;
 };
-// What keys in lanes are multiplied by: `slope_row` says what scores are.
-template <class T>
-static T key_factor(const AttentionShape& s) {
-    return T(s.softcap > 0 ? s.scale / s.softcap : s.scale * kLog2E);
-}
-
 // Where D of a head is added up for the mask's gradient: in place, or in a run's own memory.
 struct MaskSums {
     char* data;
@@ -253,13 +266,20 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     const char* const lse = query_row(s, a.lse, n, head, row);
     deltas<T>(c, m, query_row(s, a.output, n, head, row), grads, rows);
     const int64_t packed_width = larger(0, smaller(width, b.packed - offset));
+    const char* const keys_in_place = key_row(s, a.key, n, head, first);
+    const char* const values_in_place = key_row(s, a.value, n, head, first);
+    const int64_t key_bytes = a.key.stride_bytes[1], value_bytes = a.value.stride_bytes[1];
+    if (c.few_rows()) {
+        dot_scores<T>(m.weights, c.pitch, queries.data, s.E, rows, keys_in_place, key_bytes, depth);
+        dot_scores<T>(m.slopes, c.pitch, grads.data, s.F, rows, values_in_place, value_bytes, depth);
+    }
     multiply<T>(rows, packed_width, s.E, {queries.data, queries.stride, 1, m.key_lanes + offset * c.E, c.E * L, L}, m.weights,
                 c.pitch, nullptr);
     multiply<T>(rows, packed_width, s.F, {grads.data, grads.stride, 1, m.value_lanes + offset * c.F, c.F * L, L}, m.slopes,
                 c.pitch, nullptr);
-    for (int64_t j = packed_width; j < depth; j++) {
-        row_dots<T>(queries, rows, key_row(s, a.key, n, head, first + j), s.E, key_factor<T>(s), m.weights + j, c.pitch);
-        row_dots<T>(grads, rows, key_row(s, a.value, n, head, first + j), s.F, T(1), m.slopes + j, c.pitch);
+    for (int64_t j = packed_width; j < depth && !c.few_rows(); j++) {
+        row_dots<T>(queries, rows, keys_in_place + j * key_bytes, s.E, T(1), m.weights + j, c.pitch);
+        row_dots<T>(grads, rows, values_in_place + j * value_bytes, s.F, T(1), m.slopes + j, c.pitch);
     }
     MaskSums sums = run;
     if (a.grad_mask && !run.data) {
@@ -271,7 +291,7 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     for (int64_t i = 0; i < rows; i++) {
         const KeyRange inside = clipped(seen[i], first, last);
         SlopeRow<T> r{{inside.first - first, inside.last - first}, load_scalar<T>(lse + i * a.lse.stride_bytes[1]), m.delta[i],
-                      nullptr, nullptr, nullptr};
+                      nullptr, nullptr, nullptr, true};
         if (mask.any()) r.bias = mask.row(mask_row + i * a.mask.stride_bytes[1], first, depth);
         if (dropout.drops()) {
             dropout.factors(m.kept, (n * s.H + head) * s.G + group, begin + i, first, width);
@@ -281,6 +301,7 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
         if (sums.data) {
             to_mask = sums.data + (begin + i) * sums.row_bytes + first * sums.column_bytes;
             r.mask_sums = sums.column_bytes == int64_t(sizeof(T)) ? reinterpret_cast<T*>(to_mask) : m.mask_row;
+            r.padded = run.data || r.mask_sums == m.mask_row;
             if (r.mask_sums == m.mask_row)
                 for (int64_t j = 0; j < width; j++) m.mask_row[j] = 0;
         }
@@ -300,6 +321,13 @@ static void attention_grad_chunk(const AttentionGradCall<T>& c, const AttentionG
     multiply<T>(depth, s.F, rows, {m.weights, 1, c.pitch, grads.data, L, grads.stride}, c.grad_value + key_row * s.F, s.F, add);
     multiply<T>(depth, s.E, rows, {m.slopes, 1, c.pitch, queries.data, L, queries.stride}, c.grad_key + key_row * s.E, s.E, add);
     begun = true;
+    if (c.few_rows()) {
+        // One row's sum would wait for itself: four sums, of every fourth key, put together block by block.
+        few_rows_of_values<T, false>(m.few, s.E, rows, m.slopes, c.pitch, keys_in_place, key_bytes, depth);
+        if (block > 0) wait_for(c.done + item - 1, chunk + 1);
+        for (int64_t i = 0; i < rows * s.E; i++) grad_query[i] = block > 0 ? grad_query[i] + m.few[i] : m.few[i];
+        return;
+    }
     if (block > 0) wait_for(c.done + item - 1, chunk + 1);
     multiply<T>(rows, s.E, depth, {m.slopes, c.pitch, 1, b.rows.data + offset * b.rows.stride, L, b.rows.stride}, grad_query,
                 s.E, block > 0 ? m.ones : nullptr);
@@ -314,12 +342,10 @@ static void attention_grad_item(const AttentionGradCall<T>& c, const AttentionGr
     const int64_t key = item % c.blocks * c.block, keys = smaller(c.block, s.S - key);
     // Keys beyond a sample's length are not read.
     const int64_t real = larger(0, smaller(keys, (s.kv_lengths ? s.kv_lengths[n] : s.S) - key));
-    constexpr int64_t element = sizeof(T);
-    const bool dots = s.E == c.E && s.F == c.F && a.key.stride_bytes[2] == element && a.value.stride_bytes[2] == element;
-    GradBlock<T> b{key, keys, real - (dots ? rest_of_keys<T>(real, s.E + s.F, 2) : 0), {}};
-    pack_lanes<T>(m.key_lanes, key_row(s, a.key, n, head, key), a.key, b.packed, s.E, key_factor<T>(s));
+    GradBlock<T> b{key, keys, c.few_rows() ? 0 : real - (c.in_place() ? rest_of_keys<T>(real, s.E + s.F, 2) : 0), {}};
+    pack_lanes<T>(m.key_lanes, key_row(s, a.key, n, head, key), a.key, b.packed, s.E);
     pack_lanes<T>(m.value_lanes, key_row(s, a.value, n, head, key), a.value, b.packed, s.F);
-    b.rows = row_block<T>(m.keys, key_row(s, a.key, n, head, key), a.key, real, s.E);
+    if (!c.few_rows()) b.rows = row_block<T>(m.keys, key_row(s, a.key, n, head, key), a.key, real, s.E);
     MaskRows<T> mask(a.mask_kind, a.mask, m.bias);
     int32_t done = 0;
     bool begun = false;  // rows of grad_key and grad_value have been written
@@ -337,8 +363,8 @@ template <class T>
 static void attention_grad_run(const AttentionGradCall<T>& c, const AttentionGradMemory<T>& m, int64_t run) {
     const AttentionShape& s = c.s;
     const HeadTensor& g = *c.a.grad_mask;
-    const int64_t first = run / s.H * c.run, head = run % s.H, row_bytes = s.S * int64_t(sizeof(T));
-    for (int64_t i = 0; i < s.L * s.S; i++) m.mask_sums[i] = 0;
+    const int64_t first = run / s.H * c.run, head = run % s.H, row_bytes = c.mask_pitch() * int64_t(sizeof(T));
+    for (int64_t i = 0; i < s.L * c.mask_pitch(); i++) m.mask_sums[i] = 0;
     for (int64_t n = first; n < smaller(s.N, first + c.run); n++)
         attention_grad_item<T>(c, m, n * s.H + head, {reinterpret_cast<char*>(m.mask_sums), row_bytes, sizeof(T)});
     const int64_t before = run - (g.stride_bytes[0] == 0 ? 1 : s.H);
@@ -348,7 +374,7 @@ static void attention_grad_run(const AttentionGradCall<T>& c, const AttentionGra
         for (int64_t j = 0; j < s.S; j += kLanes<T>) {
             T* const sum = reinterpret_cast<T*>(to + l * g.stride_bytes[1]) + j;
             const int64_t lanes = s.S - j;
-            store_first(sum, load_first(sum, lanes) + load_first(m.mask_sums + l * s.S + j, lanes), lanes);
+            store_first(sum, load_first(sum, lanes) + load(m.mask_sums + l * c.mask_pitch() + j), lanes);
         }
     __atomic_store_n(c.done + run, 1, __ATOMIC_RELEASE);
 }
@@ -387,7 +413,8 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
     const int threads = threads_for(5.0 * double(heads * s.G) * double(s.L) * double(s.S) * double(s.E + s.F));
     // Blocks of up to 256 keys, as equal as whole vectors allow: a thread that has a smaller one waits for the block before. More
     // blocks than these where that leaves less of the threads' time unused at the end.
-    const int64_t fewest = ceil_div(larger(1, s.S), keys_per_block<T>(s, kBlockBytes, 256));
+    const bool few = c.few_rows();
+    const int64_t fewest = ceil_div(larger(1, s.S), few ? c.kFewRowsKeys : keys_per_block<T>(s, kBlockBytes, 256));
     const auto unused = [&](int64_t blocks) {
         const int64_t items = heads * blocks;
         return double(ceil_div(items, threads) * threads - items) / double(items);
@@ -395,11 +422,11 @@ static Status attention_grad_of(const AttentionShape& s, const AttentionGradArra
     // A mask's gradient that is summed over keys takes them block by block: there blocks may not depend on threads.
     // So they may not where runs of samples are summed, whose blocks hold all keys.
     c.run = samples_of_run<T>(c, fewest);
-    const bool fixed = c.run > 1 || (a.grad_mask && a.grad_mask->stride_bytes[2] == 0);
+    const bool fixed = few || c.run > 1 || (a.grad_mask && a.grad_mask->stride_bytes[2] == 0);
     c.blocks = fewest;
     for (int64_t blocks = fewest + 1; !fixed && blocks <= smaller(ceil_div(s.S, 64), fewest + 4 * threads); blocks++)
         if (unused(c.blocks) > 0.05 && unused(blocks) < unused(c.blocks)) c.blocks = blocks;
-    c.block = round_up(larger(1, ceil_div(s.S, c.blocks)), L);
+    c.block = few ? c.kFewRowsKeys : round_up(larger(1, ceil_div(s.S, c.blocks)), L);
     c.blocks = larger(1, ceil_div(s.S, c.block));
     c.pitch = c.block + L;
     c.chunks = s.G * c.chunks_of_query_head();
