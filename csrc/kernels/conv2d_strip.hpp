@@ -18,6 +18,10 @@
 // lanes, where 14 pixels of a row fill a tile exactly. What did not matter when measured: cutting the depth into chunks,
 // a constant stride instead of the offset table, aligned strips.
 //
+// Filling waits for memory more than it works: at windows as large as their stride it is 12% of the time (25 cycles a vector,
+// from the third-level cache). So each row asks for the next channel's (strip.h), and threads rather take rows than fill the
+// same strip each for a share of the filters, unless that wastes more lanes.
+//
 // A 1x1 window with stride 1 and no padding needs no strip: its offsets step through the input itself, and the last
 // vector of a plane is moved back so that it ends with the plane.
 //
@@ -35,6 +39,7 @@ namespace {
 
 constexpr int64_t kStripBytes = 512 * 1024;  // half of a second-level cache of 1 MiB
 constexpr int64_t kVectorsPerBlock = 2048;   // bounds the position list
+constexpr double kFillVector = 20;           // multiply-adds that take as long as to copy a vector from beyond the L2 cache
 constexpr int64_t kTilesPerSweep = 12;       // positions that one tile of weights serves before the next is taken
 
 template <class T>
@@ -164,22 +169,23 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
     b.row_blocks = ceil_div(y.output, b.rows);
     b.column_blocks = ceil_div(x.output, b.columns);
     b.filter_parts = 1;
-    // Whole blocks for every thread: more, smaller blocks where rows (or, in one row, columns) allow it; else each
-    // thread takes a share of the filters.
+    // Whole blocks for every thread: more, smaller blocks where rows (or, in one row, columns) allow it; or each thread takes a
+    // share of the filters. Smaller blocks waste lanes, shares of filters fill the same strips more than once.
     const int64_t others = s.N * s.G;
     int64_t& cuts = y.output > 1 ? b.row_blocks : b.column_blocks;
     const int64_t lines = y.output > 1 ? y.output : ceil_div(x.output, L);
     if (others * b.per_image() % threads && others * b.per_image() < 8 * threads) {
         int64_t more = cuts;
         while (others * b.per_image() / cuts * more % threads) more++;
-        const int64_t vectors_left = y.output * x.output / (L * more);
-        const bool cheap_to_fill = in_place || filters >= 64;
-        if (more <= lines && (vectors_left >= 24 || (vectors_left >= 6 && !cheap_to_fill)))
+        const int64_t outputs_left = y.output > 1 ? ceil_div(lines, more) * x.output : ceil_div(lines, more) * L;
+        const double wasted = double(ceil_div(outputs_left, L) * L * more) / double(y.output * x.output) - 1;
+        // A vector of outputs and a channel: `slots` vectors to fill, filters * taps multiply-adds.
+        const double filling = in_place ? 0 : kFillVector * double(slots) / double(filters * s.R * s.S);
+        const bool share = filters >= 2 * StripTiles<T>::filters * threads;
+        if (more <= lines && (!share || wasted <= filling * double(threads - 1)))
             cuts = more;
-        else if (filters >= 2 * StripTiles<T>::filters * threads)
+        else if (share)
             b.filter_parts = threads;
-        else if (more <= lines)
-            cuts = more;
     }
     b.rows = ceil_div(y.output, b.row_blocks);
     b.columns = round_up(ceil_div(x.output, b.column_blocks), b.column_blocks > 1 ? L : 1);
@@ -643,6 +649,7 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
         char* mine = per_thread + team.id * thread_bytes;
         PixelVector* list = reinterpret_cast<PixelVector*>(mine);
         T* buffer = reinterpret_cast<T*>(mine + list_bytes);
+        const T* strip = nullptr;
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
             const Block b = block_at(c, item / c.blocks.filter_parts);
             const int64_t part = item % c.blocks.filter_parts;
@@ -650,7 +657,8 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
             const int64_t tiles = ceil_div(c.filters(), step);
             const int64_t first = tiles * part / c.blocks.filter_parts * step;
             const int64_t last = smaller(c.filters(), tiles * (part + 1) / c.blocks.filter_parts * step);
-            const T* strip = strip_of_block(c, b, buffer);
+            // A block's filters in parts follow one another: what the last one filled may serve the next.
+            if (item == team.begin(items) || part == 0) strip = strip_of_block(c, b, buffer);
             if (channel_lanes)
                 channel_lane_block(c, b, strip, first, last);
             else

@@ -44,7 +44,8 @@
 // Images of few tiles share a block: their tiles follow one another in V and M, so that U is read once for all of them.
 //
 // Threads take blocks; where there are too few, or U is large, or with dilation, all work on one: first on V, then each on its own panels
-// of filters.
+// of filters. Layers of few filters have no panels to divide: their few tiles are cut into blocks of four tiles and more (32 channels and
+// filters at 16 x 16 on two threads: 15 us for 24).
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
 #pragma once
@@ -381,6 +382,12 @@ static bool shares_blocks(const WinogradCall<T>& c) {
     return c.y.dilation > 1 || c.layout.elements(c.shape) * int64_t(sizeof(T)) > kMostOwnWeights;
 }
 
+// Whether a group's weights stay in a second-level cache.
+template <class T>
+static bool has_few_weights(const WinogradCall<T>& c) {
+    return c.layout.elements(c.shape) / c.shape.G * int64_t(sizeof(T)) <= kTransformedBytes;
+}
+
 // Tiles of a block: V near 512 KiB, at least two register tiles. Dilated layers are deep; large blocks read their U less often.
 template <class T>
 static int64_t tiles_of_block(const WinogradCall<T>& c) {
@@ -417,9 +424,13 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
     }
     const int64_t tiles_left = ceil_div(c.x.tiles() * c.y.tiles(), c.row_blocks * c.phase_blocks);
     if (tiles_left > 2 * wanted) c.column_blocks = smaller(columns, ceil_div(tiles_left, wanted));
-    // A multiple of the threads' number, if that does not make blocks too small.
-    while (c.phase_blocks == 1 && others * c.blocks() % threads && c.row_blocks < rows &&
-           c.x.tiles() * c.y.tiles() / (c.blocks() + 1) >= kTilesOfProduct)
+    // A multiple of the threads' number, if that does not make blocks too small. Weights that stay in a second-level cache can be
+    // read again for a few tiles; there, threads that share a block would divide few panels of filters less evenly.
+    const int64_t tiles = c.x.tiles() * c.y.tiles();
+    const auto largest_share = [threads](int64_t n) { return double(ceil_div(n, threads)) / double(n); };
+    const bool uneven_panels = largest_share(rows) <= 1.25 * largest_share(c.layout.panels);
+    const int64_t fewest = has_few_weights(c) && uneven_panels ? ceil_div(kTilesOfProduct, 4) : kTilesOfProduct;
+    while (c.phase_blocks == 1 && others * c.blocks() % threads && c.row_blocks < rows && tiles / (c.blocks() + 1) >= fewest)
         c.row_blocks++;
 
     // Whole images together, as many as fill a block, in equal numbers and at least one lot for each thread.
@@ -467,7 +478,9 @@ static Status run_winograd(const Conv2dShape& s, const Interleave& interleave, i
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
-    const bool fresh_panels = !packed && transforms_by_panel(c, s.N);
+    // Few weights that panels would divide unevenly are transformed ahead, channel by channel.
+    const bool divisible = c.layout.panels % threads == 0 || !has_few_weights(c);
+    const bool fresh_panels = !packed && divisible && transforms_by_panel(c, s.N);
     if (fresh_panels)
         cut_into_tile_blocks(c, 1, kTilesByPanel);
     else
