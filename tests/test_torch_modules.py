@@ -121,6 +121,65 @@ def test_results_are_the_models(layout: Any, grad: bool) -> None:
     close(fast.double()(x.double()), plain.double()(x.double()))
 
 
+class GELUActivation(nn.Module):
+    """As `transformers` has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.functional.gelu
+
+    def forward(self, x: Any) -> Any:
+        return self.act(x)
+
+
+def perceptron(activation: Any, bias: bool = True) -> Any:
+    torch.manual_seed(1)
+    layers = nn.Linear(130, 257, bias=bias), activation, nn.Linear(257, 90, bias=bias)
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU(), GELUActivation()], ids=repr)
+def test_linear_layers(activation: Any, bias: bool, dtype: Any) -> None:
+    plain = perceptron(copy.deepcopy(activation), bias).to(dtype)
+    fast = ft.accelerate(plain)
+    assert "0: Linear runs on fastcv, with 1 folded into it in eval mode" in str(ft.report(fast))
+    wide = torch.randn(3, 61, 260, dtype=dtype)
+    for x in (
+        wide[..., :130],
+        wide[..., 1::2],
+        wide[0, :, :130],
+        wide[:, :0, :130],
+        wide[0, 0, :130],
+    ):
+        want = plain(x)
+        with torch.no_grad():
+            got = fast(x)
+        assert got.shape == want.shape and got.is_contiguous()
+        close(got, want)
+        close(fast(x), want)
+        close(fast.train()(x), want)
+        fast.eval()
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        fast(torch.randn(200, 131, dtype=dtype))
+
+
+def test_linear_layers_run_on_fastcv() -> None:
+    # A call that is worth it has packed weights, and one from elsewhere does not fold.
+    fast = ft.accelerate(perceptron(nn.GELU()))
+    x = torch.randn(100, 130)
+    with torch.no_grad():
+        folded = fast(x)
+        assert fast[0].cache is not None and fast[2].cache is not None
+        close(fast[2](nn.functional.gelu(fast[0](x))), folded)
+        fast[0](x[:1])
+        close(fast[0](x), nn.functional.linear(x, fast[0].weight, fast[0].bias))
+        fast[0].weight.mul_(2)
+        fast[0].bias.mul_(2)
+        close(fast[0](x), nn.functional.linear(x, fast[0].weight, fast[0].bias))
+
+
 def test_state_and_classes_stay() -> None:
     plain = model()
     fast = ft.accelerate(plain)

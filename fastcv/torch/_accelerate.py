@@ -27,7 +27,7 @@ def accelerate(
     Parameters
     ----------
     model : torch.nn.Module
-        Any model. Its `Conv2d`, `ConvTranspose2d`, `MaxPool2d`, `MaxUnpool2d` and
+        Any model. Its `Conv2d`, `ConvTranspose2d`, `Linear`, `MaxPool2d`, `MaxUnpool2d` and
         `MultiheadAttention` modules are swapped; `report` says which, and why not the others.
     filter_fn : callable, optional
         Called with each of these modules and its name; one for which it returns false is left.
@@ -41,11 +41,12 @@ def accelerate(
 
     Notes
     -----
-    In eval mode, where no gradient is wanted, convolutions keep their weights packed, and a batch
-    norm in eval mode and an activation that directly follow are computed with them. Weights that
-    were changed in place, replaced or loaded are packed again at the next call; only a change
-    through ``tensor.data`` goes unnoticed until `train` or `eval` is called. In train mode, and
-    where gradients are wanted, modules compute one by one, with gradients from fastcv.
+    In eval mode, where no gradient is wanted, convolutions and linear layers keep their weights
+    packed, in memory of their own, and a batch norm in eval mode and an activation that directly
+    follow are computed with them. Weights that were changed in place, replaced or loaded are packed
+    again at the next call; only a change through ``tensor.data`` goes unnoticed until `train` or
+    `eval` is called. In train mode, and where gradients are wanted, modules compute one by one,
+    with gradients from fastcv, and linear layers are torch's.
 
     Examples
     --------
@@ -66,7 +67,7 @@ def accelerate(
             module.__class__ = _modules.CLASSES[type(module)]
     paths = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for container in model.modules():
-        if any(isinstance(child, _modules.CONVOLUTIONS) for child in container.children()):
+        if any(isinstance(child, _modules.PACKED) for child in container.children()):
             _fold(container, paths)
     return model
 
@@ -149,16 +150,16 @@ class _Tracer(torch.fx.Tracer):
 
 
 def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
-    """Find what directly follows the container's convolutions, and let them fold it."""
+    """Find what directly follows the container's packed modules, and let them fold it."""
     graph = _recorded(container)
     if graph is None:
         return
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    convolutions = []
+    folding = []
     for node in graph.nodes:
         module = _module_of(container, node)
         if (
-            not isinstance(module, _modules.CONVOLUTIONS)
+            not isinstance(module, _modules.PACKED)
             or calls[node.target] > 1
             or paths[id(module)] > 1
             or len(node.args) != 1
@@ -168,9 +169,9 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
         followers = _followers(container, node, calls, paths)
         if followers:
             module.__dict__["followers"] = followers
-            convolutions.append(module)
-    if convolutions and "_fastcv_folds" not in container.__dict__:
-        container.__dict__["_fastcv_folds"] = tuple(convolutions)
+            folding.append(module)
+    if folding and "_fastcv_folds" not in container.__dict__:
+        container.__dict__["_fastcv_folds"] = tuple(folding)
         container.register_forward_pre_hook(_arm)
 
 
@@ -190,7 +191,7 @@ def _recorded(container: torch.nn.Module) -> Any:
 
 
 def _arm(container: torch.nn.Module, arguments: Any) -> None:
-    """Tell the convolutions that their followers come next: a call from elsewhere folds nothing."""
+    """Tell packed modules that their followers come next: a call from elsewhere folds nothing."""
     for module in container.__dict__["_fastcv_folds"]:
         module.__dict__["armed"] = True
 
@@ -198,7 +199,7 @@ def _arm(container: torch.nn.Module, arguments: Any) -> None:
 def _followers(
     container: torch.nn.Module, node: Any, calls: Counter[Any], paths: Counter[int]
 ) -> tuple[torch.nn.Module, ...]:
-    convolution = _module_of(container, node)
+    packed = _module_of(container, node)
     followers: list[torch.nn.Module] = []
     for wanted in ("norm", "activation"):
         after = _only_user(node)
@@ -208,9 +209,9 @@ def _followers(
         if wanted == "norm":
             if calls[after.target] > 1 or paths[id(module)] > 1 or not _takes_norm(module):
                 continue
-            if module.running_var.dtype != convolution.weight.dtype:
+            if module.running_var.dtype != packed.weight.dtype:
                 break
-        elif _modules.activation_of(module) is None or not _takes_activation(module):
+        elif not _takes_activation(module) or _modules.activation_of(module) is None:
             break
         followers.append(module)
         node = after
@@ -232,9 +233,13 @@ def _takes_norm(module: torch.nn.Module) -> bool:
 
 
 def _takes_activation(module: torch.nn.Module) -> bool:
+    """Whether this is an activation that can be folded; make it one that takes part in it."""
+    own = getattr(module, "act", None)
+    if type(module).__name__ == "GELUActivation" and own is torch.nn.functional.gelu:
+        module.__class__ = _modules.GELUActivation
     if type(module) in _modules.FOLLOWERS:
         module.__class__ = _modules.FOLLOWERS[type(module)]
-    return isinstance(module, tuple(_modules.FOLLOWERS.values()))
+    return isinstance(module, (*_modules.FOLLOWERS.values(), _modules.GELUActivation))
 
 
 def _only_user(node: Any) -> Any:

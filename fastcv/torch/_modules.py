@@ -4,9 +4,9 @@
 parameters, buffers, hooks and names in a state_dict stay. What a class cannot serve in a call
 (another device or dtype, autocast) goes to torch's own forward.
 
-A convolution in eval mode, where no gradient is wanted, keeps its weights packed. A batch norm and
-an activation that follow it are folded into the packed weights; they stay in the model and get the
-finished tensor, which has a note of those that are done with it.
+A convolution in eval mode, where no gradient is wanted, keeps its weights packed, and so does a
+linear layer. A batch norm and an activation that follow it are folded into the packed weights; they
+stay in the model and get the finished tensor, which has a note of those that are done with it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 import fastcv
+from fastcv import _layout
 from fastcv.torch._ops import FLOATS, FUNCTIONS, is_plain, view
 
 _NOTE = "_fastcv_done"
@@ -101,12 +103,25 @@ class FrozenBatchNorm2d(_Follower, _FrozenForward):
     """Hands on what a convolution has finished."""
 
 
+class _GELUForward(torch.nn.Module):
+    """The exact GELU of `transformers`, a module around torch's function."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(input)
+
+
+class GELUActivation(_Follower, _GELUForward):
+    """Hands on what a convolution or linear layer has finished."""
+
+
 def activation_of(module: torch.nn.Module) -> fastcv._checks.Activation:
     """Return what `activation=` calls this module; None if nothing."""
     if isinstance(module, torch.nn.LeakyReLU):
         return "leaky_relu", module.negative_slope
     if isinstance(module, torch.nn.GELU) and module.approximate != "none":
         return None
+    if isinstance(module, GELUActivation):
+        return "gelu"
     for kind in (ReLU, ReLU6, Sigmoid, Tanh, SiLU, GELU):
         if isinstance(module, kind.__bases__[1]):
             return kind.__name__.lower()  # type: ignore[return-value]
@@ -117,11 +132,11 @@ def is_norm(module: torch.nn.Module) -> bool:
     return isinstance(module, (torch.nn.BatchNorm2d, _FrozenForward))
 
 
-# Convolutions
+# Convolutions and linear layers
 
 
 class _Packed(Swapped):
-    """A convolution that keeps its weights packed, with what follows folded into them."""
+    """A convolution or linear layer with packed weights, and what follows folded into them."""
 
     # Set in __dict__, past the slow attributes of modules.
     followers: Sequence[Any] = ()  # a batch norm, an activation, or both in this order
@@ -276,6 +291,43 @@ class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
         return unpacked() if output_size is not None else self._run(input, unpacked)
 
 
+class _RowsPlan:
+    """A linear map with packed weights: a 1 x 1 convolution whose pixels are the rows."""
+
+    def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None, **options: Any) -> None:
+        self.filters, self.channels = weight.shape
+        self.plan = fastcv.Conv2d(weight[:, :, None, None], bias, **options)
+
+    def __call__(self, input: NDArray[Any]) -> NDArray[Any]:
+        output = _layout.new((*input.shape[:-1], self.filters), input.dtype)
+        self.plan(_as_pixels(input, self.channels), out=_as_pixels(output, self.filters))
+        return output
+
+
+def _as_pixels(rows: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return a channels-last image (1, C, rows, 1) over rows (..., C)."""
+    return rows.reshape(1, -1, 1, channels).transpose(0, 3, 1, 2)
+
+
+class Linear(_Packed, torch.nn.Linear):
+    """`torch.nn.Linear` on fastcv, where no gradient is wanted."""
+
+    kind = _RowsPlan
+
+    # Below so many multiply-adds the call itself costs more than can be won.
+    least_work = 1 << 20
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        def unpacked() -> torch.Tensor:
+            return super(Linear, self).forward(input)
+
+        work = input.numel() * self.out_features
+        if work < self.least_work or input.shape[-1] != self.in_features:
+            self.__dict__.pop("armed", None)
+            return unpacked()
+        return self._run(input, unpacked)
+
+
 # Pooling
 
 
@@ -397,10 +449,10 @@ class MultiheadAttention(Swapped, torch.nn.MultiheadAttention):
 
 CLASSES: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     kind.__bases__[1]: kind
-    for kind in (Conv2d, ConvTranspose2d, MaxPool2d, MaxUnpool2d, MultiheadAttention)
+    for kind in (Conv2d, ConvTranspose2d, Linear, MaxPool2d, MaxUnpool2d, MultiheadAttention)
 }
 FOLLOWERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     kind.__bases__[1]: kind
     for kind in (ReLU, ReLU6, LeakyReLU, Sigmoid, Tanh, SiLU, GELU, BatchNorm2d)
 }
-CONVOLUTIONS = (Conv2d, ConvTranspose2d)
+PACKED = (Conv2d, ConvTranspose2d, Linear)
