@@ -251,9 +251,8 @@ static double direct_gradient_cost(const Conv2dShape& s) {
 template <class T>
 static double winograd_gradient_cost(const Conv2dShape& s, int tile) {
     constexpr double L = kLanes<T>;
-    const WinogradWindow window(s);
-    const WinogradWeights<T> layout(s, tile);
-    const TileAxis y = tile_axis(vertical(s), tile, window.y), x = tile_axis(horizontal(s), tile, window.x);
+    const WinogradWeights<T> layout(s, tile, kMostTapsOfGradient);
+    const TileAxis y = tile_axis(vertical(s), tile, layout.window.y), x = tile_axis(horizontal(s), tile, layout.window.x);
     const double channels = double(layout.channels), filters = double(round_up(s.K / s.G, kLanes<T>));
     const double products = double(y.points()) * double(x.points()) * channels * filters / L * 0.56;
     const double tiles = double(y.tiles()) * double(x.tiles());
@@ -268,9 +267,9 @@ static double winograd_gradient_cost(const Conv2dShape& s, int tile) {
 // The size of the tiles by which Winograd is faster; 0 if it is not.
 template <class T>
 static int winograd_tile_of_gradient(const Conv2dShape& s) {
-    const WinogradWindow window(s);
-    // Five taps would have more than three times the error of a plain sum, as others do where there are few pixels to sum over.
-    if (s.R == 1 || s.S == 1 || !window.possible(s) || window.taps() > 4) return 0;
+    const WinogradWindow window(s, kMostTapsOfGradient);
+    // Where there are few pixels to sum over, the error would be more than three times a plain sum's.
+    if (!window.possible(s) || window.taps() > kMostTapsOfGradient) return 0;
     if (s.C / s.G < kLanes<T> / 2 || s.K / s.G < kLanes<T> / 2) return 0;
     double least = direct_gradient_cost<T>(s);
     int best = 0;
@@ -281,7 +280,7 @@ static int winograd_tile_of_gradient(const Conv2dShape& s) {
         best = tile;
     };
     const bool plain = s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1;
-    if (plain || s.P * s.Q >= kTermsOfLargeTiles) consider(WinogradWindow::largest_tile(s));
+    if (plain || s.P * s.Q >= kTermsOfLargeTiles) consider(largest_tile(window.taps()));
     if (const int phase = WinogradWindow::whole_phase(s)) consider(kWholePhases + phase);
     return best;
 }

@@ -1,5 +1,5 @@
-// Weight gradient of convolution by Winograd's minimal filtering: F(3x3, 4x4) for windows of 3x3, and likewise those of 2 and 4 taps; with
-// whole phases of a large dilation as tiles.
+// Weight gradient of convolution by Winograd's minimal filtering: F(3x3, 4x4) for windows of 3x3, and likewise those of 2 and 4 taps
+// along either axis or both, larger ones in parts, 5 taps as twice 3; with whole phases of a large dilation as tiles.
 //
 //   grad_weight[k][c] = A' [ sum over tiles of (G y G') .* (B' x B) ] A        y: 4x4 outputs' gradients, x: 6x6 inputs
 //
@@ -21,6 +21,8 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
+// Parts of five taps would have more than three times the error of a plain sum.
+constexpr int64_t kMostTapsOfGradient = 4;
 constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
 
 // One dimension of G y: R gradients to their N points, as R taps of a window would be.
@@ -86,17 +88,23 @@ FASTCV_NOINLINE void gradient_tiles(const T* z, const TilePlace* tiles, int64_t 
 }
 template <class T>
 using GradientTiles = void (*)(const T*, const TilePlace*, int64_t, int64_t, int64_t, T*, const int64_t*);
-template <class T, int Taps, int R, int Q = largest_tile(Taps)>
+template <class T, int TR, int R, int TQ, int Q = largest_tile(TQ)>
 static GradientTiles<T> find_gradient_tiles_of_row(int64_t q) {
     if constexpr (Q > 1)
-        if (q < Q) return find_gradient_tiles_of_row<T, Taps, R, Q - 1>(q);
-    return gradient_tiles<T, R + Taps - 1, R, Q + Taps - 1, Q>;
+        if (q < Q) return find_gradient_tiles_of_row<T, TR, R, TQ, Q - 1>(q);
+    return gradient_tiles<T, R + TR - 1, R, Q + TQ - 1, Q>;
 }
-template <class T, int Taps, int R = largest_tile(Taps)>
-static GradientTiles<T> find_gradient_tiles(int64_t r, int64_t q) {
+template <class T, int TR, int TQ, int R = largest_tile(TR)>
+static GradientTiles<T> find_gradient_tiles_of_window(int64_t r, int64_t q) {
     if constexpr (R > 1)
-        if (r < R) return find_gradient_tiles<T, Taps, R - 1>(r, q);
-    return find_gradient_tiles_of_row<T, Taps, R>(q);
+        if (r < R) return find_gradient_tiles_of_window<T, TR, TQ, R - 1>(r, q);
+    return find_gradient_tiles_of_row<T, TR, R, TQ>(q);
+}
+template <class T, int Taps>
+static GradientTiles<T> find_gradient_tiles(int64_t taps_y, int64_t r, int64_t taps_x, int64_t q) {
+    return taps_y == 1   ? find_gradient_tiles_of_window<T, 1, Taps>(r, q)
+           : taps_x == 1 ? find_gradient_tiles_of_window<T, Taps, 1>(r, q)
+                         : find_gradient_tiles_of_window<T, Taps, Taps>(r, q);
 }
 template <class T>
 static GradientTiles<T> find_gradient_phases(int64_t r, int64_t q) {
@@ -105,10 +113,11 @@ static GradientTiles<T> find_gradient_phases(int64_t r, int64_t q) {
                     : (q == 2 ? gradient_tiles<T, kWhole + 1, 1, kWhole + 2, 2> : gradient_tiles<T, kWhole + 1, 1, kWhole + 1, 1>);
 }
 template <class T>
-static GradientTiles<T> find_gradient_tiles(int64_t taps, int64_t r, int64_t q) {
-    return taps == 4   ? find_gradient_tiles<T, 4>(r, q)
-           : taps == 3 ? find_gradient_tiles<T, 3>(r, q)
-                       : find_gradient_tiles<T, 2>(r, q);
+static GradientTiles<T> find_gradient_tiles(int64_t taps_y, int64_t r, int64_t taps_x, int64_t q) {
+    const int64_t taps = larger(taps_y, taps_x);
+    return taps == 4   ? find_gradient_tiles<T, 4>(taps_y, r, taps_x, q)
+           : taps == 3 ? find_gradient_tiles<T, 3>(taps_y, r, taps_x, q)
+                       : find_gradient_tiles<T, 2>(taps_y, r, taps_x, q);
 }
 
 // M[i][...] (+)= sum over tiles of d[tile][i] * v[tile][...]: 8 (or 4) filters x NV vectors of channels, `block` elements apart.
@@ -162,7 +171,7 @@ static void transform_gradient(const WinogradCall<T>& c, const TileBlock& b, int
         int64_t offset[kPoints * kPoints];
         for (int point = 0; point < kPoints * kPoints; point++)
             offset[point] = cls.v_offset[point] + c.layout.place_of_point(point) * (d_block - c.v_point) + image * b.tiles_of_point[point] * L;
-        const auto transform = c.y.whole ? find_gradient_phases<T>(cls.r, cls.q) : find_gradient_tiles<T>(c.y.taps, cls.r, cls.q);
+        const auto transform = c.y.whole ? find_gradient_phases<T>(cls.r, cls.q) : find_gradient_tiles<T>(c.y.taps, cls.r, c.x.taps, cls.q);
         transform(z, b.places + cls.first, cls.count, phases * c.z_pitch * L, c.x.dilation * L, d, offset);
     }
 }
@@ -184,27 +193,29 @@ FASTCV_INLINE void tap_gradients(const Vec<T> (&m)[kPoints], Vec<T>* taps) {
     }
 }
 
-// grad_weight of one filter, one vector of channels and one part of the window, Taps x Taps, from its N x N points.
-template <class T, int Taps, int N = largest_tile(Taps) + Taps - 1>
+constexpr int points_of_taps(int taps) { return largest_tile(taps) + taps - 1; }
+
+// grad_weight of one filter, one vector of channels and one part of the window, TR x TQ, from its NR x NQ points.
+template <class T, int TR, int TQ, int NR = points_of_taps(TR), int NQ = points_of_taps(TQ)>
 static void finish_gradient(const WinogradCall<T>& c, const T* m, int64_t m_point, const Tensor& grad_weight, int64_t k, int64_t channel,
                             int64_t channels, int64_t part) {
     constexpr int64_t L = kLanes<T>;
     const WindowAxis &y = c.layout.window.y, &x = c.layout.window.x;
-    Vec<T> half[Taps][kPoints];
+    Vec<T> half[TR][kPoints];
     FASTCV_UNROLL for (int j = 0; j < kPoints; j++) {
-        if (!uses_point(N, j)) continue;
-        Vec<T> points[kPoints], taps[Taps];
+        if (!uses_point(NQ, j)) continue;
+        Vec<T> points[kPoints], taps[TR];
         FASTCV_UNROLL for (int i = 0; i < kPoints; i++)
-            if (uses_point(N, i)) points[i] = load(m + (rank_of_point(N, i) * count_points(N) + rank_of_point(N, j)) * m_point);
-        tap_gradients<T, N, Taps>(points, taps);
-        FASTCV_UNROLL for (int i = 0; i < Taps; i++) half[i][j] = taps[i];
+            if (uses_point(NR, i)) points[i] = load(m + (rank_of_point(NR, i) * count_points(NQ) + rank_of_point(NQ, j)) * m_point);
+        tap_gradients<T, NR, TR>(points, taps);
+        FASTCV_UNROLL for (int i = 0; i < TR; i++) half[i][j] = taps[i];
     }
     const int64_t* stride = grad_weight.stride_bytes;
-    FASTCV_UNROLL for (int i = 0; i < Taps; i++) {
-        Vec<T> taps[Taps];
-        tap_gradients<T, N, Taps>(half[i], taps);
+    FASTCV_UNROLL for (int i = 0; i < TR; i++) {
+        Vec<T> taps[TQ];
+        tap_gradients<T, NQ, TQ>(half[i], taps);
         const int64_t row = y.tap(part / x.parts, i);
-        for (int j = 0; j < Taps; j++) {
+        for (int j = 0; j < TQ; j++) {
             const int64_t column = x.tap(part % x.parts, j);
             if (row >= c.shape.R || column >= c.shape.S) continue;
             T lanes[L];
@@ -216,20 +227,25 @@ static void finish_gradient(const WinogradCall<T>& c, const T* m, int64_t m_poin
 }
 template <class T>
 using FinishGradient = void (*)(const WinogradCall<T>&, const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t);
+template <class T, int Taps>
+static FinishGradient<T> find_finish_gradient(int64_t taps_y, int64_t taps_x) {
+    return taps_y == 1 ? finish_gradient<T, 1, Taps> : taps_x == 1 ? finish_gradient<T, Taps, 1> : finish_gradient<T, Taps, Taps>;
+}
 template <class T>
-static FinishGradient<T> find_finish_gradient(const TileAxis& axis) {
-    const int64_t taps = axis.taps;
-    if (axis.whole) return axis.tile == 3 ? finish_gradient<T, 3, kWhole + 3> : finish_gradient<T, 3, kWhole + 2>;
-    return taps == 4   ? finish_gradient<T, 4>
-           : taps == 3 ? finish_gradient<T, 3>
-                       : finish_gradient<T, 2>;
+static FinishGradient<T> find_finish_gradient(const TileAxis& y, const TileAxis& x) {
+    if (y.whole)
+        return y.tile == 3 ? finish_gradient<T, 3, 3, kWhole + 3, kWhole + 3> : finish_gradient<T, 3, 3, kWhole + 2, kWhole + 2>;
+    const int64_t taps = larger(y.taps, x.taps);
+    return taps == 4   ? find_finish_gradient<T, 4>(y.taps, x.taps)
+           : taps == 3 ? find_finish_gradient<T, 3>(y.taps, x.taps)
+                       : find_finish_gradient<T, 2>(y.taps, x.taps);
 }
 
 template <class T>
 static Status grad_weight_winograd(const Conv2dShape& s, int tile, Tensor grad_output, Tensor input, Tensor grad_weight) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     constexpr int64_t rows = kGradientRows < L ? kGradientRows : L;
-    WinogradCall<T> c(s, Interleave(s), tile);
+    WinogradCall<T> c(s, Interleave(s), tile, kMostTapsOfGradient);
     c.input = input;
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
@@ -255,7 +271,7 @@ static Status grad_weight_winograd(const Conv2dShape& s, int tile, Tensor grad_o
     if (!scratch.data()) return Status::out_of_memory;
     char* own_area = scratch.data() + shared_areas * shared_bytes;
 
-    const FinishGradient<T> finish = find_finish_gradient<T>(c.y);
+    const FinishGradient<T> finish = find_finish_gradient<T>(c.y, c.x);
     int not_finite = 0;
     parallel(threads, [&](Team team) {
         T* x = reinterpret_cast<T*>(own_area + team.id * own_bytes);

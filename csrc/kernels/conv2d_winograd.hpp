@@ -156,8 +156,12 @@ struct WinogradCall {
     int64_t v_point, v_block, m_point;
     int64_t x_elements, v_elements, m_elements, z_elements;
 
-    WinogradCall(const Conv2dShape& s, const Interleave& i, int t)
-        : shape(s), interleave(i), layout(s, t), y(tile_axis(vertical(s), t, layout.window.y)), x(tile_axis(horizontal(s), t, layout.window.x)) {}
+    WinogradCall(const Conv2dShape& s, const Interleave& i, int t, int64_t most_taps = kMostTapsOfPart)
+        : shape(s),
+          interleave(i),
+          layout(s, t, most_taps),
+          y(tile_axis(vertical(s), t, layout.window.y)),
+          x(tile_axis(horizontal(s), t, layout.window.x)) {}
 
     SpanRange row_range(int64_t block) const {
         if (phase_blocks == 1) return {y.spans() * block / row_blocks, y.spans() * (block + 1) / row_blocks, 0, y.dilation};

@@ -15,15 +15,17 @@ namespace {
 
 // ---- the window in parts
 
+constexpr int64_t kMostTapsOfPart = kPoints - 1;
+
 // One dimension: `parts` windows of `taps` taps. Taps of a part are `step` apart; what lies beyond the window counts as zero.
 struct WindowAxis {
     int64_t all, taps, parts, step;
 
-    explicit WindowAxis(const Axis& a) : all(a.taps), taps(a.taps), parts(1), step(a.taps > 1 ? a.stride : 1) {
+    WindowAxis(const Axis& a, int64_t most) : all(a.taps), taps(a.taps), parts(1), step(a.taps > 1 ? a.stride : 1) {
         if (step > 1) {
             parts = smaller(step, all);
             taps = ceil_div(all, step);
-        } else if (all > kPoints - 1) {
+        } else if (all > most) {
             parts = ceil_div(all, 4);
             taps = ceil_div(all, parts);
         }
@@ -35,7 +37,7 @@ struct WindowAxis {
 struct WinogradWindow {
     WindowAxis y, x;
 
-    explicit WinogradWindow(const Conv2dShape& s) : y(vertical(s)), x(horizontal(s)) {
+    explicit WinogradWindow(const Conv2dShape& s, int64_t most = kMostTapsOfPart) : y(vertical(s), most), x(horizontal(s), most) {
         const int64_t taps = larger(y.taps, x.taps);
         if (y.all > 1) y.taps = taps;
         if (x.all > 1) x.taps = taps;
@@ -91,8 +93,8 @@ struct WinogradWeights {
     int64_t part_channels, channels;  // of a part, and of all: the depth of the products
     int64_t panels, panel_elements;
 
-    WinogradWeights(const Conv2dShape& s, int tile)
-        : window(s),
+    WinogradWeights(const Conv2dShape& s, int tile, int64_t most_taps = kMostTapsOfPart)
+        : window(s, most_taps),
           points_y(largest_points(window.y, tile)),
           points_x(largest_points(window.x, tile)),
           count_x(count_points(points_x)),
