@@ -31,9 +31,9 @@ static void dot_scores(T* scores, int64_t pitch, const T* queries, int64_t colum
                     }
                 }
             }
-            transpose<T>(sums);
-            FASTCV_UNROLL for (int64_t width = L / 2; width > 0; width /= 2)
-                FASTCV_UNROLL for (int64_t k = 0; k < width; k++) sums[k] += sums[k + width];
+            FASTCV_UNROLL for (int64_t half = L / 2; half > 0; half /= 2)
+                FASTCV_UNROLL for (int64_t k = 0; k < half; k++)
+                    sums[k] = interleave_low<T>(sums[k], sums[k + half]) + interleave_high<T>(sums[k], sums[k + half]);
             store(scores + i * pitch + j, sums[0]);
         }
 }
