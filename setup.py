@@ -1,7 +1,14 @@
-"""Build fastcv._core, one source per kernel compiled once per instruction set, and fastcv.capi."""
+"""Build fastcv._core, one source per kernel compiled once per instruction set, and fastcv.capi.
+
+FASTCV_CUDA=1 builds fastcv._cuda too, and fails without nvcc; "auto" builds it where nvcc is; 0,
+the default, does not. FASTCV_CUDA_ARCHS names the architectures, "80;90a" for instance.
+"""
 
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -33,14 +40,61 @@ else:
     SANITIZE = []
 
 
+# The last one's code for virtual hardware is kept as well, for chips that came later.
+CUDA_ARCHS = os.environ.get("FASTCV_CUDA_ARCHS") or "75;80;86;89;90;90a"
+
+
+def find_nvcc() -> str | None:
+    """Return the path of nvcc where a CUDA build is wanted and possible."""
+    wanted = os.environ.get("FASTCV_CUDA", "0")
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"FASTCV_CUDA must be auto, 0 or 1, got {wanted}")
+    if wanted == "0":
+        return None
+    folders = [
+        f"{os.environ[name]}/bin" for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ
+    ]
+    # Then PATH, and where the packages of PyPI put it.
+    folders += [os.environ.get("PATH", ""), *(f"{path}/nvidia/cu13/bin" for path in sys.path)]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(folders))
+    if nvcc is None and wanted == "1":
+        sys.exit("FASTCV_CUDA=1, but nvcc is not in CUDA_HOME, CUDA_PATH, PATH or nvidia/cu13")
+    return nvcc
+
+
+def cuda_flags() -> list[str]:
+    flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-ffp-contract=off"]
+    for arch in CUDA_ARCHS.split(";"):
+        flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    plain = [arch for arch in CUDA_ARCHS.split(";") if arch.isdigit()]
+    if plain:
+        flags += ["-gencode", f"arch=compute_{plain[-1]},code=compute_{plain[-1]}"]
+    return flags
+
+
+def cuda_library_folders(nvcc: str) -> list[str]:
+    """Return where nvcc's own toolkit has its libraries: it says so when asked what it would do."""
+    asked = [nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull]
+    plan = subprocess.run(asked, capture_output=True, text=True, check=True)
+    (libraries,) = re.findall(r"^#\$ LIBRARIES=(.*)$", plan.stderr, re.MULTILINE)
+    return re.findall(r'-L"?([^"\s]+)', libraries)
+
+
+NVCC = find_nvcc()
+
+
 class BuildExt(build_ext):
-    """Adds each instruction set's flags to its own files, chosen by their folder."""
+    """Adds each instruction set's flags to its own files, by their folder; nvcc compiles *.cu."""
 
     def build_extensions(self) -> None:
         compile_one = self.compiler._compile
+        self.compiler.src_extensions.append(".cu")
 
         def compile_with_isa(obj, src, ext, cc_args, extra_postargs, pp_opts):
             path = Path(src)
+            if path.suffix == ".cu":
+                self.spawn([NVCC, *cuda_flags(), "-c", src, "-o", obj])
+                return
             # Kernels throw nothing; tables for unwinding would be weak symbols that sets share.
             isa = path.parent.name if path.parent.parent.name == "isa" else None
             flags = [*ISAS[isa], "-fno-exceptions"] if isa else []
@@ -61,7 +115,10 @@ sources = [
 core = Pybind11Extension(
     "fastcv._core",
     sources,
-    depends=["fastcv/capi/fastcv.h", *(str(p) for p in Path("csrc").rglob("*.h*"))],
+    depends=[
+        "fastcv/capi/fastcv.h",
+        *(str(p) for p in Path("csrc").rglob("*.h*") if p.parent.name != "cuda"),
+    ],
     extra_compile_args=FLAGS,
     extra_link_args=["-fopenmp", *SANITIZE],
 )
@@ -71,6 +128,21 @@ if "-flto" in (sysconfig.get_config_var("CFLAGS") or ""):
     core.extra_link_args.append("-fno-lto")
 
 extensions: list[Extension] = [core]
+if NVCC:
+    extensions.append(
+        Pybind11Extension(
+            "fastcv._cuda",
+            sorted(
+                str(p) for pattern in ("*.cu", "*.cpp") for p in Path("csrc/cuda").glob(pattern)
+            ),
+            depends=["csrc/ops.h", *(str(p) for p in Path("csrc/cuda").glob("*.h"))],
+            define_macros=[("FASTCV_CUDA_ARCHS", CUDA_ARCHS)],
+            extra_compile_args=FLAGS,
+            library_dirs=cuda_library_folders(NVCC),
+            # The driver is found when a device is first asked for, so the import needs none.
+            libraries=["cudart_static", "dl", "rt", "pthread"],
+        )
+    )
 try:
     from Cython.Build import cythonize
 except ImportError:  # a build without isolation, in an environment that lacks it

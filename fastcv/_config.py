@@ -123,13 +123,15 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f'show_config: mode must be "stdout" or "dicts", got {mode!r}')
+    from fastcv.cuda._extension import state as cuda_state
+
     config: dict[str, Any] = {
         "version": version(),
         "isa": {"in use": _core.isa(), "available": _core.isas_available()},
         "threads": get_num_threads(),
         "openmp": {"version": _core.openmp_version(), "runtime": _openmp_runtimes()},
         "compiler": _core.compiler(),
-        "cuda": "not built: this version has no CUDA kernels",
+        "cuda": cuda_state(),
     }
     if mode == "dicts":
         return config

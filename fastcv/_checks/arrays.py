@@ -74,6 +74,14 @@ def index_error(op: str, indices: NDArray[Any], height: int, width: int) -> Inde
     return IndexError(f"{op}: indices {relation}, {height} * {width} (indices {indices.shape})")
 
 
+def late_index_error(op: str, device: int) -> IndexError:
+    """Of a device, which found it after the call had returned."""
+    return IndexError(
+        f"{op}: an index of this call or an earlier one on device {device} was not at least 0 and "
+        "less than H * W (with CUDA_LAUNCH_BLOCKING=1 the call that it was given to says so)"
+    )
+
+
 def equal_shapes(op: str, name: str, actual: Shape, relation: str, expected: Shape) -> None:
     """Require `actual`, the shape called `name`, to be `expected`, which `relation` explains."""
     if actual != expected:

@@ -1,0 +1,50 @@
+// The contents page of the CUDA kernels: what module.cpp binds. Shapes are those of ../ops.h, with its glossary.
+//
+// Pointers are the device's, sizes count elements, strides bytes; all of them are multiples of the element's size. Every function
+// queues its work on the caller's stream and returns; it never waits for the device and allocates nothing. A launch that fails
+// is a std::runtime_error with CUDA's text. The caller has checked shapes; only indices are looked at here, by the device.
+#pragma once
+
+#include "../ops.h"
+
+namespace fastcv::cuda {
+
+enum class Dtype { float32, float64, float16, bfloat16 };
+constexpr int item_bytes(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+
+// Where a call runs. `stream` is a cudaStream_t.
+struct Queue {
+    int device;
+    void* stream;
+};
+
+// A new result (N, C, H, W) without gaps: as NCHW, or channels-last.
+struct Result {
+    void* data;
+    bool channels_last;
+};
+
+// Numbers of index_bytes, 4 or 8.
+struct Indices {
+    Tensor tensor;
+    int bytes;
+};
+
+// `indices`: as `output` lies; null where nobody asks for them.
+void max_pool2d(const Pool2dShape&, Dtype, Tensor input, Result output, void* indices, int index_bytes, Queue);
+void max_pool2d_grad_input(const IndexedShape&, Dtype, Tensor grad_output, Indices, Result grad_input, void* workspace, Queue);
+
+void max_unpool2d(const IndexedShape&, Dtype, Tensor input, Indices, Result output, void* workspace, Queue);
+void max_unpool2d_grad_input(const IndexedShape&, Dtype, Tensor grad_output, Indices, Result grad_input, Queue);
+
+// Bytes of `workspace` for so many planes; it needs no values, and is the caller's again once the stream has come so far.
+int64_t indexed_workspace_bytes(int64_t planes);
+
+// An index outside its plane is skipped where it is found, and noted (faults.h). Whether one was noted on this device since the
+// last time somebody asked; it waits for nothing, so kernels that still run may yet find one.
+bool take_index_fault(int device);
+
+void synchronize(int device);
+int device_count();
+
+}  // namespace fastcv::cuda

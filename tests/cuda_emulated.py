@@ -1,0 +1,78 @@
+"""fastcv._cuda built for the CPU, and NumPy arrays that stand for a device's memory.
+
+tests/native/cuda/emulation.h runs each thread of a launch in turn. Results lie at the end of
+readable memory and are all NaN before a kernel writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from layouts import guarded
+
+from fastcv.cuda._memory import Memory
+
+ROOT = Path(__file__).parents[1]
+# NumPy has no bfloat16: unsigned integers of its size have its bits.
+_NAMES = {"uint16": "bfloat16"}
+_DTYPES = {"bfloat16": "uint16"}
+
+
+@cache
+def build(folder: Path, *flags: str) -> Any:
+    """Compile the kernels for the CPU, and import the module."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = [ROOT / "tests" / "native" / "cuda" / "build.sh", folder, *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    path = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    spec = spec_from_file_location("fastcv._cuda", path)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Emulated:
+    """A framework whose arrays are NumPy's, on device 0 or, if listed, on device 1."""
+
+    def __init__(self) -> None:
+        self.on_second: list[Any] = []
+
+    def memory(self, array: Any) -> Memory:
+        return Memory(
+            array.__array_interface__["data"][0],
+            array.shape,
+            array.strides,
+            _NAMES.get(array.dtype.name, array.dtype.name),
+            int(any(array is other for other in self.on_second)),
+        )
+
+    def empty(self, shape: Sequence[int], dtype: str, like: Any) -> Any:
+        return guarded(tuple(shape), _DTYPES.get(dtype, dtype), at_end=True)
+
+    def permuted(self, array: Any, axes: Sequence[int]) -> Any:
+        return array.transpose(axes)
+
+    def stream(self, array: Any) -> int:
+        return 0
+
+
+def to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """Bits of the nearest bfloat16, of two equally near ones the even one."""
+    bits = array.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(array), bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
