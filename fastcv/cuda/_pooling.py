@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,48 @@ def max_unpool2d_grad_input(framework: Framework, grad_output: Any, indices: Any
     )
     _raise_if(fault, op, grad.device)
     return result
+
+
+# Arrays and parameters as fastcv._gradients has them
+
+
+def _flat_pool(framework: Framework, input: Any, *parameters: Any) -> tuple[Any, Any]:
+    *window, with_indices, dtype = parameters
+    kernel_size, stride, padding, dilation, ceil_mode = window
+    found = max_pool2d(
+        framework,
+        input,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        with_indices,
+        index_dtype=dtype,
+    )
+    return found if with_indices else (found, framework.empty((0,), dtype, input))
+
+
+def _flat_grad_input(framework: Framework, grad_output: Any, indices: Any, shape: Any) -> Any:
+    return max_pool2d_grad_input(framework, grad_output, indices, tuple(shape))
+
+
+def _flat_unpool(
+    framework: Framework,
+    input: Any,
+    indices: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    size: Any,
+) -> Any:
+    size = None if size is None else tuple(size)
+    return max_unpool2d(framework, input, indices, kernel_size, stride, padding, size)
+
+
+FLAT: dict[str, Callable[..., Any]] = {
+    "max_pool2d": _flat_pool,
+    "max_pool2d_grad_input": _flat_grad_input,
+    "max_unpool2d": _flat_unpool,
+    "max_unpool2d_grad_input": max_unpool2d_grad_input,
+}

@@ -24,6 +24,8 @@ import torch
 
 from fastcv import _layout
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Functions, Op, Parameters
+from fastcv.cuda._pooling import FLAT
+from fastcv.torch import _cuda
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
 _LIBRARY: Any = torch.library.Library("fastcv", "DEF")  # type: ignore[no-untyped-call]
@@ -61,7 +63,8 @@ def _check(op: Op, arrays: Arrays) -> None:
             raise TypeError(
                 f"{op.name}: {name} must be a torch.Tensor, got {type(tensor).__name__}"
             )
-        if tensor.device.type not in ("cpu", "meta"):
+        on_device = tensor.is_cuda and _cuda.takes(op.name)
+        if tensor.device.type not in ("cpu", "meta") and not on_device:
             raise ValueError(
                 f"{op.name}: {name} must be on the CPU, since this build has no kernels for other "
                 f"devices, got a tensor on {tensor.device}"
@@ -73,6 +76,8 @@ def _check(op: Op, arrays: Arrays) -> None:
                 raise TypeError(
                     f"{op.name}: {name}.dtype must be an integer type, got {tensor.dtype}"
                 )
+        elif on_device and tensor.dtype in _HALVES:
+            continue
         elif tensor.dtype not in FLOATS and not (name in op.masks and tensor.dtype is torch.bool):
             raise TypeError(
                 f"{op.name}: {name}.dtype must be float32 or float64, got {tensor.dtype}"
@@ -80,6 +85,8 @@ def _check(op: Op, arrays: Arrays) -> None:
 
 
 def _run(op: Op, arrays: Arrays, parameters: Parameters) -> Any:
+    if any(tensor is not None and tensor.is_cuda for tensor in arrays):
+        return _cuda.run(op.name, arrays, parameters)
     return _tensors(op.run(*map(view, arrays), *parameters))
 
 
@@ -121,6 +128,15 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
 def _needs_gradient(arrays: Arrays) -> bool:
     return torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in arrays
+    )
+
+
+def _only_result_on_device(arrays: Arrays) -> bool:
+    """Whether nobody will ask for a gradient of a call on a device, which is never plain."""
+    return (
+        arrays[0].is_cuda
+        and not _needs_gradient(arrays)
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -191,8 +207,9 @@ def _function(op: Op) -> Callable[..., Any]:
         compiles = torch.compiler.is_compiling() and not _needs_gradient(arrays)
         if activation is not None and compiles:
             return _call(op.name, *arrays, *op.fused(parameters, activation))
+        as_asked = compiles or _only_result_on_device(arrays)
         results = _call(
-            op.name, *arrays, *(parameters if compiles else op.for_gradients(parameters))
+            op.name, *arrays, *(parameters if as_asked else op.for_gradients(parameters))
         )
         if len(op.results) > 1:
             found = tuple(results[position] for position in chosen)
@@ -293,6 +310,8 @@ def _register(op: Op) -> None:
     operator = getattr(torch.ops.fastcv, op.name).default
     name = f"fastcv::{op.name}"
     _LIBRARY.impl(op.name, kernel, "CPU")
+    if op.name in FLAT:
+        _LIBRARY.impl(op.name, kernel, "CUDA")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_autograd(
         name,

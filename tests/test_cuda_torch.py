@@ -1,0 +1,188 @@
+"""fastcv.torch on CUDA devices: tensors and streams by emulated kernels, and the whole on a device.
+
+The tests that need a device are skipped where there is none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cuda_emulated import build
+from shared import SANITIZED
+
+import fastcv
+import fastcv.cuda
+from fastcv.cuda import _extension
+from fastcv.cuda._memory import Memory
+
+torch = pytest.importorskip("torch")
+import fastcv.torch as ft  # noqa: E402
+from fastcv.torch import _cuda  # noqa: E402
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_format = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=str
+)
+
+
+def image(dtype: Any, memory_format: Any, device: str = "cpu") -> Any:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(-8, 8, (2, 16, 13, 15), generator=generator)
+    return whole.to(device, dtype).contiguous(memory_format=memory_format)
+
+
+# Emulated
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if SANITIZED:
+        pytest.skip("fibers have stacks that the sanitizer does not know")
+    return build(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def emulated(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CPU's memory as device 0's."""
+
+    class OnCpu(_cuda._Torch):
+        def memory(self, array: Any) -> Memory:
+            return super().memory(array)._replace(device=0)
+
+        def stream(self, array: Any) -> int:
+            return 0
+
+    monkeypatch.setattr(_cuda, "_FRAMEWORK", OnCpu())
+    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
+    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
+    _extension.extension.cache_clear()
+    yield
+    _extension.extension.cache_clear()
+
+
+@each_dtype
+@each_format
+def test_tensors_reach_the_kernels(emulated: None, dtype: Any, memory_format: Any) -> None:
+    x = image(dtype, memory_format)
+    flat = ((3, 3), (2, 2), (1, 1), (1, 1), False)
+    values, indices = _cuda.run("max_pool2d", (x,), (*flat, True, "int64"))
+    want = torch.nn.functional.max_pool2d(x, 3, 2, 1, return_indices=True)
+    for got, wanted in zip((values, indices), want, strict=True):
+        assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+        assert got.is_contiguous(memory_format=memory_format)
+    alone, nothing = _cuda.run("max_pool2d", (x,), (*flat, False, "int32"))
+    assert torch.equal(alone, values) and nothing.shape == (0,) and nothing.dtype == torch.int32
+
+    wide = values.double()
+    got = _cuda.run("max_pool2d_grad_input", (values, indices), (list(x.shape),))
+    assert torch.equal(got.double(), ft.max_pool2d_grad_input(wide, indices, tuple(x.shape)))
+    window = ([3, 3], [2, 2], [1, 1], [*x.shape])
+    got = _cuda.run("max_unpool2d", (values, indices), window)
+    assert torch.equal(got.double(), ft.max_unpool2d(wide, indices, *window))
+    got = _cuda.run("max_unpool2d_grad_input", (x, indices), ())
+    assert torch.equal(got, values) and got.is_contiguous(memory_format=memory_format)
+
+
+@each_dtype
+def test_shapes_of_tensors_on_a_device(emulated: None, dtype: Any) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(2, 16, 13, 15, device="cuda", dtype=dtype)
+        values, indices = torch.ops.fastcv.max_pool2d(
+            x.to(memory_format=torch.channels_last),
+            *([3, 3], [2, 2], [1, 1], [1, 1]),
+            False,
+            True,
+            "int32",
+        )
+        assert values.is_cuda and values.dtype == dtype and indices.dtype == torch.int32
+        assert values.shape == indices.shape == (2, 16, 7, 8)
+        assert values.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_kernels_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(_cuda, "takes", lambda name: False)
+    with FakeTensorMode():
+        x = torch.empty(1, 3, 8, 8, device="cuda")
+        with pytest.raises(ValueError, match=r"^max_pool2d: input must be on the CPU.*cuda:0"):
+            ft.max_pool2d(x, 2)
+
+
+# On a device
+
+
+def _why_no_device() -> str:
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return "" if _cuda.takes("max_pool2d") else "fastcv was built without CUDA"
+
+
+on_device = pytest.mark.skipif(bool(_why_no_device()), reason=_why_no_device() or "runs")
+
+
+@on_device
+@each_dtype
+@each_format
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2)], ids=str)
+def test_on_a_device(dtype: Any, memory_format: Any, window: tuple[int, int, int]) -> None:
+    x = image(dtype, memory_format, "cuda").requires_grad_()
+    wide = image(torch.float64, memory_format).requires_grad_()
+    values, indices = ft.max_pool2d(x, *window, return_indices=True)
+    want, places = ft.max_pool2d(wide, *window, return_indices=True)
+    assert torch.equal(values.cpu().double(), want) and torch.equal(indices.cpu(), places)
+    # Small integers: their sums are exact in every dtype.
+    (grad,) = torch.autograd.grad(values, x, values.detach())
+    (want_grad,) = torch.autograd.grad(want, wide, want.detach())
+    assert torch.equal(grad.cpu().double(), want_grad)
+    again = [torch.autograd.grad(ft.max_pool2d(x, *window), x, values.detach())[0] for _ in "123"]
+    assert all(torch.equal(grad, other) for other in again)
+    unpooled = ft.max_unpool2d(values, indices, *window, output_size=x.shape)
+    wanted = ft.max_unpool2d(want, places, *window, output_size=x.shape)
+    assert torch.equal(unpooled.detach().cpu().double(), wanted.detach())
+    random = torch.randint(0, 13 * 15, indices.shape, device="cuda")
+    got = ft.max_unpool2d(values, random, *window, output_size=x.shape)
+    wanted = ft.max_unpool2d(want, random.cpu(), *window, output_size=x.shape)
+    assert torch.equal(got.detach().cpu().double(), wanted.detach())
+    fastcv.cuda.synchronize()
+
+
+@on_device
+def test_on_another_stream() -> None:
+    stream = torch.cuda.Stream()
+    x = torch.zeros(8, 64, 256, 256, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            x.add_(1)
+            got = ft.max_pool2d(x, 2)
+    stream.synchronize()
+    assert bool((got == 20).all())
+
+
+@on_device
+def test_a_wrong_index_on_a_device() -> None:
+    values = torch.ones(1, 1, 2, 2, device="cuda")
+    indices = torch.tensor([[[[0, 1], [2, 99]]]], device="cuda")
+    with pytest.raises(IndexError, match="device 0 was not at least 0"):
+        ft.max_unpool2d(values, indices, 2)
+        fastcv.cuda.synchronize()
+    fastcv.cuda.synchronize()
+
+
+@on_device
+def test_more_than_32_bits_of_elements() -> None:
+    if torch.cuda.mem_get_info()[0] < 24 << 30:
+        pytest.skip("takes 24 GiB of memory")
+    x = torch.zeros(1, 3, 32768, 32768, device="cuda", dtype=torch.float16)
+    x[0, 2, -1, -1] = 1
+    values, indices = ft.max_pool2d(x, 2, return_indices=True, index_dtype="int32")
+    assert values[0, 2, -1, -1] == 1 and indices[0, 2, -1, -1] == 2**30 - 1
+    grad = ft.max_pool2d_grad_input(values, indices, tuple(x.shape))
+    assert torch.equal(grad, x)
