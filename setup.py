@@ -115,9 +115,11 @@ sources = [
 core = Pybind11Extension(
     "fastcv._core",
     sources,
+    # What is listed here goes into a source distribution, CUDA's files among it.
     depends=[
         "fastcv/capi/fastcv.h",
-        *(str(p) for p in Path("csrc").rglob("*.h*") if p.parent.name != "cuda"),
+        *(str(p) for p in Path("csrc").rglob("*.h*")),
+        *(str(p) for p in Path("csrc/cuda").iterdir()),
     ],
     extra_compile_args=FLAGS,
     extra_link_args=["-fopenmp", *SANITIZE],
