@@ -7,6 +7,7 @@ one right result. The other two are the networks that unpooling and transposed c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,11 +131,11 @@ class SegNet(nn.Module):
         super().__init__()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for block in self.blocks:
-            down = zip(block, block[1:], strict=False)
-            self.encoder.append(nn.Sequential(*(m for pair in down for m in convolution(*pair))))
+            layers = [m for pair in pairwise(block) for m in convolution(*pair)]
+            self.encoder.append(nn.Sequential(*layers))
         for block in reversed(self.blocks):
             # The last one ends in the classes, without a batch norm.
-            up = list(zip(block[::-1], block[-2::-1], strict=False))
+            up = list(pairwise(block[::-1]))
             if block[0] == 3:
                 layers = [*convolution(*up[0]), nn.Conv2d(up[1][0], classes, 3, padding=1)]
             else:
@@ -164,12 +165,11 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
-        pairs = list(zip((3, *widths), widths, strict=False))
         self.down = nn.ModuleList(
-            nn.Sequential(*convolution(c, k), *convolution(k, k)) for c, k in pairs
+            nn.Sequential(*convolution(c, k), *convolution(k, k)) for c, k in pairwise((3, *widths))
         )
         self.pool = nn.MaxPool2d(2)
-        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        steps = list(pairwise(widths[::-1]))
         self.up = nn.ModuleList(nn.ConvTranspose2d(c, k, 2, stride=2) for c, k in steps)
         self.join = nn.ModuleList(
             nn.Sequential(*convolution(c, k), *convolution(k, k)) for c, k in steps
