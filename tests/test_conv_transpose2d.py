@@ -16,7 +16,7 @@ from layouts import LAYOUTS, guarded, read_only
 from shared import each_dtype
 from transposed import bound_of, check, each_kind
 
-from fastcv import ConvTranspose2d, conv2d, conv_transpose2d, reference
+from fastcv import ConvTranspose2d, conv2d, conv2d_grad_input, conv_transpose2d, reference
 
 ACTIVATIONS = (None, "relu", "relu6", ("leaky_relu", 0.1), "sigmoid", "tanh", "silu", "gelu")
 
@@ -286,6 +286,34 @@ def test_large_strides_leave_gaps() -> None:
         check(x, weight, stride=stride)
     for got in both(x[..., :1, :1], weight, stride=2**62):
         np.testing.assert_allclose(got, conv_transpose2d(x[..., :1, :1], weight), rtol=1e-6)
+
+
+def test_strides_beyond_the_image() -> None:
+    # A stride that is never taken costs nothing, however large.
+    rng = np.random.default_rng(8)
+    for shape, window in (((1, 1, 1, 1), (1, 1)), ((2, 3, 4, 5), (1, 1)), ((2, 3, 4, 5), (2, 3))):
+        size = (shape[0], 2, *shape[2:])
+        weight = uniform(rng, (3, 2, *window), np.float32)[: shape[1]]
+        grad = uniform(rng, (shape[0], weight.shape[0], 1, 1), np.float32)
+        want = reference.conv2d_grad_input(*widened(grad, weight), size, stride=7)
+        for stride in (7, 10**9, 2**40, 2**61, 2**62 + 1, 2**63 - 1):
+            got = conv2d_grad_input(grad, weight, size, stride=stride)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_reached_outputs_of_some_images_at_a_time() -> None:
+    rng = np.random.default_rng(9)
+    x, weight = uniform(rng, (5, 2, 256, 257), np.float32), uniform(rng, (2, 16, 1, 1), np.float32)
+    together = conv_transpose2d(x, weight, stride=2)
+    apart = [conv_transpose2d(each[None], weight, stride=2) for each in x]
+    same_bits(together, np.concatenate(apart))
+    np.testing.assert_allclose(
+        together[4, :, ::2, ::2],
+        np.einsum("cij,ck->kij", x[4], weight[..., 0, 0]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert not together[4, :, 1::2].any()
 
 
 # ONNX's examples of ConvTranspose, whose windows are ones

@@ -141,9 +141,22 @@ template <class T>
 static Status run_reached(const Conv2dShape& s, const ConvTranspose2dChoice& choice, const void* packed, Tensor input, Tensor weight,
                           Tensor output, const Epilogue& epilogue) {
     const ReachedOutputs reached(s);
-    const auto compute = [&](Tensor to) { return run_transposed<T>(reached.shape, choice, packed, input, weight, to, epilogue); };
     if (empty_output(s)) return Status::ok;
-    return reached.all(s) ? compute(output) : spread_reached<T>(s, reached, output, epilogue, compute);
+    if (reached.all(s)) return run_transposed<T>(reached.shape, choice, packed, input, weight, output, epilogue);
+    // Some images at a time: the dense arrays of all would grow with the batch.
+    const int64_t image_bytes = s.C * reached.y.count * reached.x.count * int64_t(sizeof(T));
+    const int64_t together = image_bytes > 0 ? larger(1, kReachedBytes / image_bytes) : s.N;
+    for (int64_t n = 0; n < s.N; n += together) {
+        Conv2dShape some = s;
+        some.N = smaller(together, s.N - n);
+        const ReachedOutputs of_some(some);
+        Tensor from = input, to = output;
+        from.data += n * input.stride_bytes[0], to.data += n * output.stride_bytes[0];
+        const auto compute = [&](Tensor dense) { return run_transposed<T>(of_some.shape, choice, packed, from, weight, dense, epilogue); };
+        const Status status = spread_reached<T>(some, of_some, to, epilogue, compute);
+        if (status != Status::ok) return status;
+    }
+    return Status::ok;
 }
 
 // ---- the entries of the table
