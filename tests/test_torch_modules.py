@@ -180,6 +180,27 @@ def test_linear_layers_run_on_fastcv() -> None:
         close(fast[0](x), nn.functional.linear(x, fast[0].weight, fast[0].bias))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_linear_layers_leave_the_rest_to_torch() -> None:
+    plain = nn.Linear(1024, 1024).eval()
+    fast = ft.accelerate(plain)
+    norm = nn.Sequential(plain, nn.BatchNorm2d(3), nn.ReLU()).eval()
+    with torch.no_grad():
+        image = torch.randn(2, 3, 5, 1024)
+        close(ft.accelerate(norm)(image), norm(image))  # whose channels are not the layer's
+        nested = torch.nested.nested_tensor([torch.randn(2, 1024), torch.randn(3, 1024)])
+        for one, other in zip(fast(nested).unbind(), plain(nested).unbind(), strict=True):
+            close(one, other)
+        traced = torch.fx.symbolic_trace(nn.Sequential(fast))
+        close(traced(image), plain(image))
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        rows = torch.randn(3, 1024)
+        program = torch.export.export(fast, (rows,), dynamic_shapes=({0: batch},))
+        close(program.module()(rows[:2]), plain(rows[:2]))
+        with pytest.raises(RuntimeError, match="dtype"):
+            fast(rows.double())
+
+
 def test_state_and_classes_stay() -> None:
     plain = model()
     fast = ft.accelerate(plain)
@@ -302,6 +323,31 @@ def test_changed_weights_are_noticed() -> None:
         each.stem[0].weight.data.mul_(-1)
         each.train().eval()
     both_agree()
+
+
+@pytest.mark.parametrize("module", [nn.Linear(1024, 1024), nn.Conv2d(4, 8, 3)], ids=repr)
+def test_borrowed_weights_are_noticed(module: nn.Module) -> None:
+    # Each call's weights are gone when the next ones are made, perhaps in the same memory.
+    fast = ft.accelerate(module.eval())
+    x = torch.randn(4, 1024) if isinstance(module, nn.Linear) else torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        for factor in range(1, 9):
+            weights = {name: each * factor for name, each in module.named_parameters()}
+            got = torch.func.functional_call(fast, weights, (x,))
+            close(got, torch.func.functional_call(module, weights, (x,)))
+            del weights
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
+def test_weights_made_in_inference_mode_may_change(kind: Any) -> None:
+    with torch.inference_mode():
+        module = (nn.Linear(1024, 1024) if kind is nn.Linear else nn.Conv2d(4, 8, 3)).eval()
+        x = torch.randn(4, 1024) if kind is nn.Linear else torch.randn(1, 4, 9, 9)
+        fast = ft.accelerate(module)
+        close(fast(x), module(x))
+        for each in (fast, module):
+            each.weight.mul_(2)
+        close(fast(x), module(x))
 
 
 def test_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,11 +42,11 @@ def accelerate(
     Notes
     -----
     In eval mode, where no gradient is wanted, convolutions and linear layers keep their weights
-    packed, in memory of their own, and a batch norm in eval mode and an activation that directly
-    follow are computed with them. Weights that were changed in place, replaced or loaded are packed
-    again at the next call; only a change through ``tensor.data`` goes unnoticed until `train` or
-    `eval` is called. In train mode, and where gradients are wanted, modules compute one by one,
-    with gradients from fastcv, and linear layers are torch's.
+    packed, in memory of their own. What directly follows is computed with them: an activation, and
+    after a convolution a batch norm in eval mode. Weights that were changed in place, replaced or
+    loaded are packed again at the next call; only a change through ``tensor.data`` goes unnoticed
+    until `train` or `eval` is called. In train mode, and where gradients are wanted, modules
+    compute one by one, with gradients from fastcv, and linear layers are torch's.
 
     Examples
     --------
@@ -201,7 +201,9 @@ def _followers(
 ) -> tuple[torch.nn.Module, ...]:
     packed = _module_of(container, node)
     followers: list[torch.nn.Module] = []
-    for wanted in ("norm", "activation"):
+    # A batch norm's channels are a convolution's filters, but never a linear layer's outputs.
+    linear = isinstance(packed, _modules.Linear)
+    for wanted in ("activation",) if linear else ("norm", "activation"):
         after = _only_user(node)
         module = None if after is None else _module_of(container, after)
         if module is None:

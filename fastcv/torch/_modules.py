@@ -26,7 +26,9 @@ _NOTE = "_fastcv_done"
 
 def _serves(*tensors: torch.Tensor | None) -> bool:
     return not torch.is_autocast_enabled("cpu") and all(
-        tensor is None or (tensor.is_cpu and tensor.dtype in FLOATS) for tensor in tensors
+        tensor is None
+        or (isinstance(tensor, torch.Tensor) and tensor.is_cpu and tensor.dtype in FLOATS)
+        for tensor in tensors
     )
 
 
@@ -38,7 +40,7 @@ class Swapped:
 
 
 class _Follower(Swapped):
-    """A module that hands on a tensor that a convolution has finished for it."""
+    """A module that hands on a tensor that a convolution or linear layer has finished for it."""
 
     def forward(self, input: Any) -> Any:
         done = getattr(input, _NOTE, ())
@@ -49,35 +51,35 @@ class _Follower(Swapped):
 
 
 class ReLU(_Follower, torch.nn.ReLU):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class ReLU6(_Follower, torch.nn.ReLU6):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class LeakyReLU(_Follower, torch.nn.LeakyReLU):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class Sigmoid(_Follower, torch.nn.Sigmoid):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class Tanh(_Follower, torch.nn.Tanh):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class SiLU(_Follower, torch.nn.SiLU):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class GELU(_Follower, torch.nn.GELU):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class BatchNorm2d(_Follower, torch.nn.BatchNorm2d):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class _FrozenForward(torch.nn.Module):
@@ -100,7 +102,7 @@ class _FrozenForward(torch.nn.Module):
 
 
 class FrozenBatchNorm2d(_Follower, _FrozenForward):
-    """Hands on what a convolution has finished."""
+    """Hands on what a convolution or linear layer has finished."""
 
 
 class _GELUForward(torch.nn.Module):
@@ -141,7 +143,7 @@ class _Packed(Swapped):
     # Set in __dict__, past the slow attributes of modules.
     followers: Sequence[Any] = ()  # a batch norm, an activation, or both in this order
     armed = False  # whether the module whose forward calls the followers is running
-    cache: tuple[Any, Any] | None = None
+    cache: tuple[list[Any], Any, Any] | None = None  # what a plan was made of, its state, the plan
 
     kind: Any = None
     parameters_taken: tuple[str, ...] = ()
@@ -167,14 +169,22 @@ class _Packed(Swapped):
         return self.followers
 
     def _plan(self: Any, followers: Sequence[Any]) -> Any:
+        """Return the packed weights; None where nothing tells whether the tensors have changed."""
         tensors = [self.weight, self.bias]
         for module in followers:
             if is_norm(module):
                 tensors += (module.weight, module.bias, module.running_mean, module.running_var)
-        stamp = (len(followers), *map(_stamp, tensors))
-        if self.cache is None or self.cache[0] != stamp:
-            self.__dict__["cache"] = stamp, self._pack(followers)
-        return self.cache[1]
+        if any(tensor is not None and tensor.is_inference() for tensor in tensors):
+            return None
+        states = (len(followers), *map(_state, tensors))
+        # The tensors are kept as well: another one may come to lie where one that is gone has been.
+        if (
+            self.cache is None
+            or self.cache[1] != states
+            or any(a is not b for a, b in zip(self.cache[0], tensors, strict=True))
+        ):
+            self.__dict__["cache"] = tensors, states, self._pack(followers)
+        return self.cache[2]
 
     def _pack(self: Any, followers: Sequence[Any]) -> Any:
         weight, bias = self.weight.detach(), self.bias
@@ -207,7 +217,10 @@ class _Packed(Swapped):
         if not is_plain((input, self.weight, self.bias)) or self.weight.dtype not in FLOATS:
             return unpacked()  # type: ignore[no-any-return]
         followers = self._followers_now() if armed else ()
-        output = torch.from_numpy(self._plan(followers)(view(input)))
+        plan = self._plan(followers)
+        if plan is None:
+            return unpacked()  # type: ignore[no-any-return]
+        output = torch.from_numpy(plan(view(input)))
         if followers:
             setattr(output, _NOTE, tuple(followers))
         return output
@@ -218,11 +231,9 @@ def _trains(norm: Any) -> bool:
     return norm.training and isinstance(norm, torch.nn.BatchNorm2d)
 
 
-def _stamp(tensor: torch.Tensor | None) -> Any:
+def _state(tensor: torch.Tensor | None) -> Any:
     """Return something that changes when a tensor's values do."""
-    if tensor is None:
-        return None
-    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+    return None if tensor is None else (tensor.data_ptr(), tensor._version)
 
 
 class Conv2d(_Packed, torch.nn.Conv2d):
@@ -321,8 +332,14 @@ class Linear(_Packed, torch.nn.Linear):
         def unpacked() -> torch.Tensor:
             return super(Linear, self).forward(input)
 
-        work = input.numel() * self.out_features
-        if work < self.least_work or input.shape[-1] != self.in_features:
+        # Sizes last: a compiled or exported graph would depend on them, and some inputs have none.
+        if (
+            torch.compiler.is_compiling()
+            or not is_plain((input,))
+            or input.dtype != self.weight.dtype
+            or input.numel() * self.out_features < self.least_work
+            or input.shape[-1] != self.in_features
+        ):
             self.__dict__.pop("armed", None)
             return unpacked()
         return self._run(input, unpacked)

@@ -148,7 +148,7 @@ def is_plain(arrays: Arrays) -> bool:
             continue
         if type(tensor) not in _PLAIN or tensor.dtype not in _READABLE or not tensor.is_cpu:
             return False
-        if tensor.layout is not torch.strided or tensor.is_neg():
+        if tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_nested:
             return False
         wants_gradient = wants_gradient or tensor.requires_grad
     return not (
