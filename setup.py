@@ -119,7 +119,7 @@ core = Pybind11Extension(
     depends=[
         "fastcv/capi/fastcv.h",
         *(str(p) for p in Path("csrc").rglob("*.h*")),
-        *(str(p) for p in Path("csrc/cuda").iterdir()),
+        *(str(p) for p in Path("csrc/cuda").glob("*")),
     ],
     extra_compile_args=FLAGS,
     extra_link_args=["-fopenmp", *SANITIZE],

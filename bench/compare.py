@@ -26,8 +26,8 @@ TOLERANCE = 1e-3
 
 def stand_still() -> None:
     """Wait until no thread of this process runs: a BLAS's spin on for a tenth of a second."""
-    used = 1.0
-    while used > 0.002:
+    used, end = 1.0, time.monotonic() + 2
+    while used > 0.002 and time.monotonic() < end:
         start = time.process_time()
         time.sleep(0.02)
         used = time.process_time() - start

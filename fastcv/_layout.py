@@ -60,8 +60,10 @@ def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a new C-contiguous array, like `np.empty`. Large ones use dead ones' memory again."""
     # It takes address space alone, and says what is wrong with a size that cannot be had.
     array = np.empty(shape, dtype)
-    if _LARGE_BYTES <= array.nbytes <= _core.kept_result_bytes:
-        return _core.large_result(array.nbytes).view(dtype).reshape(shape)
+    size = array.nbytes
+    if _LARGE_BYTES <= size <= _core.kept_result_bytes:
+        del array  # before the same address space is asked for again
+        return _core.large_result(size).view(dtype).reshape(shape)
     return array
 
 

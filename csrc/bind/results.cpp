@@ -40,7 +40,7 @@ public:
     // Keeps a piece for later, and lets the oldest ones go for it.
     void give(Piece piece) {
         const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-        if (!lock) return free(piece.data);
+        if (!lock || piece.bytes > kKeptBytes) return free(piece.data);
 #if defined(MADV_FREE)
         madvise(piece.data, size_t(piece.bytes), MADV_FREE);
 #endif

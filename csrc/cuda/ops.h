@@ -1,7 +1,7 @@
 // The contents page of the CUDA kernels: what module.cpp binds. Shapes are those of ../ops.h, with its glossary.
 //
 // Pointers are the device's, sizes count elements, strides bytes; all of them are multiples of the element's size. Every function
-// queues its work on the caller's stream and returns; it never waits for the device and allocates nothing. A launch that fails
+// queues its work on the caller's stream and returns; it never waits for the device, and allocates nothing but, in a device's first call, the word of faults.h. A launch that fails
 // is a std::runtime_error with CUDA's text. The caller has checked shapes; only indices are looked at here, by the device.
 #pragma once
 

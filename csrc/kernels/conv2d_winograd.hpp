@@ -44,7 +44,7 @@
 // Images of few tiles share a block: their tiles follow one another in V and M, so that U is read once for all of them.
 //
 // Threads take blocks; where there are too few, or U is large, or with dilation, all work on one: first on V, then each on its own panels
-// of filters. Layers of few filters have no panels to divide: their few tiles are cut into blocks of four tiles and more (32 channels and
+// of filters. Layers of few filters have no panels to divide: their few tiles are cut into blocks of a quarter of a product's tiles and more (32 channels and
 // filters at 16 x 16 on two threads: 15 us for 24).
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. Points: Barabasz et al., ACM TOMS 46 (2020).
@@ -429,11 +429,11 @@ static void cut_into_tile_blocks(WinogradCall<T>& c, int threads, int64_t wanted
     const int64_t tiles_left = ceil_div(c.x.tiles() * c.y.tiles(), c.row_blocks * c.phase_blocks);
     if (tiles_left > 2 * wanted) c.column_blocks = smaller(columns, ceil_div(tiles_left, wanted));
     // A multiple of the threads' number, if that does not make blocks too small. Weights that stay in a second-level cache can be
-    // read again for a few tiles; there, threads that share a block would divide few panels of filters less evenly.
+    // read again for a few tiles, and rows of tiles may divide about as evenly among threads as few panels of filters would.
     const int64_t tiles = c.x.tiles() * c.y.tiles();
     const auto largest_share = [threads](int64_t n) { return double(ceil_div(n, threads)) / double(n); };
-    const bool uneven_panels = largest_share(rows) <= 1.25 * largest_share(c.layout.panels);
-    const int64_t fewest = has_few_weights(c) && uneven_panels ? ceil_div(kTilesOfProduct, 4) : kTilesOfProduct;
+    const bool rows_as_even = largest_share(rows) <= 1.25 * largest_share(c.layout.panels);
+    const int64_t fewest = has_few_weights(c) && rows_as_even ? ceil_div(kTilesOfProduct, 4) : kTilesOfProduct;
     while (c.phase_blocks == 1 && others * c.blocks() % threads && c.row_blocks < rows && tiles / (c.blocks() + 1) >= fewest)
         c.row_blocks++;
 

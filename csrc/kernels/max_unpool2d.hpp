@@ -21,7 +21,6 @@
 // for each number and masked ends cost more than the nanosecond of a scattered number. Measured on one core, gathered and
 // scattered: 64 planes of 112 x 112: 158 and 153 microseconds with AVX-512, 252 and 173 with AVX2, 435 and 172 with SSE2;
 // 256 of 13 x 13: 21 and 9 with AVX-512, 56 and 10 with AVX2; 128 of 7 x 7: 9 and 2.4, 14 and 2.5.
-//
 #pragma once
 
 #include "../channel_lanes.h"

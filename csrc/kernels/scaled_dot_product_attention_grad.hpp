@@ -27,7 +27,8 @@
 // Where samples share the mask, as windows do, an item is a run of four of them instead, whose part of the mask's gradient is
 // added up apart, and then to the others' in the order of runs. There its rows are padded to whole vectors.
 //
-// Sums over keys and over rows run on one after the other from block to block, so the sizes of blocks change no bit either.
+// Sums over keys and over rows run on one after the other from block to block, so the sizes of blocks change no bit either, but where few
+// rows are read in place.
 #pragma once
 
 #include <sched.h>
