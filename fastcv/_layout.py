@@ -52,19 +52,18 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
     )
 
 
-# Smaller pieces stay in the process when they are freed; glibc gives these back to the system.
-_LARGE_BYTES = 32 << 20
+# For fewer, NumPy's arrays are as good, and made sooner.
+_ALIGNED_BYTES = 64 << 10
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a new C-contiguous array, like `np.empty`. Large ones use dead ones' memory again."""
-    # It takes address space alone, and says what is wrong with a size that cannot be had.
-    array = np.empty(shape, dtype)
-    size = array.nbytes
-    if _LARGE_BYTES <= size <= _core.kept_result_bytes:
-        del array  # before the same address space is asked for again
-        return _core.large_result(size).view(dtype).reshape(shape)
-    return array
+    """Return a new C-contiguous array, like `np.empty`.
+
+    Those that are not small begin at a cache line, and large ones use dead ones' memory again.
+    """
+    if _ALIGNED_BYTES <= math.prod(shape) * dtype.itemsize <= _core.kept_result_bytes:
+        return _core.new_result(shape, dtype)
+    return np.empty(shape, dtype)
 
 
 def empty(
@@ -97,7 +96,7 @@ def empty_together(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[NDArr
     if sum(sizes) * dtype.itemsize > _TOGETHER_BYTES:
         return [new(shape, dtype) for shape in shapes]
     starts = list(accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
-    memory = np.empty(starts[-1], dtype)
+    memory = new((starts[-1],), dtype)
     return [
         memory[start : start + size].reshape(shape)
         for start, size, shape in zip(starts[:-1], sizes, shapes, strict=True)
