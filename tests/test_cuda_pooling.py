@@ -299,11 +299,13 @@ def test_show_config(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_divisions_places_roundings(tmp_path: Path) -> None:
-    program = tmp_path / "cuda_launch"
+@pytest.mark.parametrize("name", ["launch", "warps"])
+def test_what_kernels_stand_on(tmp_path: Path, name: str) -> None:
+    """Divisions, places, roundings; and warps, as the emulation has them."""
+    program = tmp_path / name
     native = ROOT / "tests" / "native" / "cuda"
     emulation = ["-include", native / "emulation.h"]
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-clobbered", "-Werror"]
-    subprocess.run(["g++", *flags, *emulation, native / "launch.cpp", "-o", program], check=True)
+    subprocess.run(["g++", *flags, *emulation, native / f"{name}.cpp", "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.stdout == "0 failed\n"
