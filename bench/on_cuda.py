@@ -1,7 +1,11 @@
-"""Pooling on a CUDA device, beside torch: the time a call keeps the device busy. Prints Markdown.
+"""Pooling and convolution on a CUDA device, beside torch. Prints Markdown.
+
+What is measured is the time that a call keeps the device busy.
 
 Each call runs so often between two events that the host keeps ahead, in rounds that take turns;
 the table has medians over the rounds, and the memory traffic that a call cannot avoid, by its time.
+Convolutions have a second table, with their arithmetic by their time; torch's take cuDNN's fastest
+way, which is looked for before.
 """
 
 from __future__ import annotations
@@ -23,6 +27,18 @@ CASES = {
     "vgg_last": ((32, 512, 14, 14), 2, 2, 0),
     "inception": ((32, 192, 28, 28), 3, 1, 1),
     "spp": ((16, 256, 20, 20), 13, 1, 6),
+}
+
+# N, C, H, W; filters, window, stride, padding, dilation, groups; transposed or not.
+CONVOLUTIONS = {
+    "depthwise_3x3": ((32, 144, 56, 56), 144, 3, 1, 1, 1, 144, False),
+    "depthwise_7x7": ((32, 96, 56, 56), 96, 7, 1, 3, 1, 96, False),
+    "depthwise_dilated": ((8, 256, 64, 64), 256, 3, 1, 4, 4, 256, False),
+    "resnext_grouped": ((32, 128, 56, 56), 128, 3, 1, 1, 1, 32, False),
+    "dense_3x3": ((32, 64, 56, 56), 64, 3, 1, 1, 1, 1, False),
+    "dense_3x3_strided": ((32, 128, 56, 56), 256, 3, 2, 1, 1, 1, False),
+    "dense_1x1": ((32, 256, 56, 56), 64, 1, 1, 0, 1, 1, False),
+    "transposed_few_channels": ((8, 16, 256, 256), 8, 4, 2, 1, 1, 1, True),
 }
 
 
@@ -77,6 +93,50 @@ def calls(
     return found
 
 
+def convolutions(
+    case: tuple[Any, ...], dtype: torch.dtype, layout: torch.memory_format
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any], int]]:
+    """Of each mode: fastcv's call, torch's, and operations."""
+    shape, filters, window, stride, padding, dilation, groups, transposed = case
+    x = torch.randn(shape, device="cuda", dtype=dtype).to(memory_format=layout)
+    sizes = (shape[1], filters // groups) if transposed else (filters, shape[1] // groups)
+    weight = torch.randn((*sizes, window, window), device="cuda", dtype=dtype)
+    weight = weight.to(memory_format=layout)
+    bias = torch.randn(filters, device="cuda", dtype=dtype)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    own, torchs = getattr(ft, name), getattr(torch.nn.functional, name)
+    grad = torch.randn_like(torchs(x, weight, bias, **options))
+    pairs = [[each, each] for each in (stride, padding, dilation)]
+    of_torch = torch.ops.aten.convolution_backward.default
+    # Of the larger of the two images each pixel of a channel meets a group's channels of the other.
+    pixels = shape[2] * shape[3] if transposed else grad.shape[2] * grad.shape[3]
+    operations = 2 * shape[0] * pixels * shape[1] * filters // groups * window**2
+
+    def backward(by_input: bool) -> Any:
+        mask = [by_input, not by_input, False]
+        return of_torch(grad, x, weight, [filters], *pairs, transposed, [0, 0], groups, mask)
+
+    by_input, by_weight = (getattr(ft, f"{name}_grad_{of}") for of in ("input", "weight"))
+    return {
+        "forward": (
+            lambda: own(x, weight, bias, **options),
+            lambda: torchs(x, weight, bias, **options),
+            operations,
+        ),
+        "grad_input": (
+            lambda: by_input(grad, weight, shape, **options),
+            lambda: backward(True),
+            operations,
+        ),
+        "grad_weight": (
+            lambda: by_weight(grad, x, tuple(weight.shape), **options),
+            lambda: backward(False),
+            operations,
+        ),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
@@ -107,6 +167,21 @@ def main() -> int:
                         *figures,
                         f"{moved / ours / 1e6:.0f}",
                     )
+                    print(f"| {' | '.join(cells)} |", flush=True)
+    torch.backends.cudnn.benchmark = True
+    print("\n| case | type | layout | mode | fastcv ms | torch ms | torch / fastcv | TFLOP/s |")
+    print("|---|---|---|---|---:|---:|---:|---:|")
+    for name, case in CONVOLUTIONS.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                for mode, (own, torchs, operations) in convolutions(case, dtype, layout).items():
+                    own(), torchs()
+                    times = [(milliseconds(own), milliseconds(torchs)) for _ in range(rounds)]
+                    ours, theirs = (statistics.median(each) for each in zip(*times, strict=True))
+                    kind = "NCHW" if layout is torch.contiguous_format else "channels-last"
+                    figures = (f"{ours:.4f}", f"{theirs:.4f}", f"{theirs / ours:.2f}")
+                    rate = f"{operations / ours / 1e9:.1f}"
+                    cells = (name, str(dtype)[6:], kind, mode, *figures, rate)
                     print(f"| {' | '.join(cells)} |", flush=True)
     return 0
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -28,18 +29,23 @@ _DTYPES = {"bfloat16": "uint16"}
 
 
 @cache
-def build(folder: Path, *flags: str) -> Any:
-    """Compile the kernels for the CPU, and import the module."""
+def built(*, few_blocks: bool) -> Any:
+    """Compile the kernels for the CPU, and import the module.
+
+    A thread gets one item, or several in steps of a small grid.
+    """
     environment = {**os.environ, "PYTHON": sys.executable}
-    command = [ROOT / "tests" / "native" / "cuda" / "build.sh", folder, *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    path = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    spec = spec_from_file_location("fastcv._cuda", path)
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    flags = ["-DFASTCV_CUDA_MAX_BLOCKS=3"] if few_blocks else []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [ROOT / "tests" / "native" / "cuda" / "build.sh", folder, *flags]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        path = Path(folder) / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+        spec = spec_from_file_location("fastcv._cuda", path)
+        assert spec and spec.loader
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
 
 class Emulated:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cases.max_pool2d import KINDS, Case
 from closeness import same_bits
-from cuda_emulated import ROOT, Emulated, build, from_bfloat16, to_bfloat16
+from cuda_emulated import ROOT, Emulated, built, from_bfloat16, to_bfloat16
 from layouts import LAYOUTS, guarded
 from shared import SANITIZED
 
@@ -34,25 +34,13 @@ each_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 
 
-@pytest.fixture(scope="module")
-def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Both ways in which threads get items: one each, and several in steps of a small grid."""
-    folder = tmp_path_factory.mktemp("cuda")
-    return {
-        "plain": build(folder / "plain"),
-        "few blocks": build(folder / "few", "-DFASTCV_CUDA_MAX_BLOCKS=3"),
-    }
-
-
 @pytest.fixture(
     autouse=True, params=["forwards", "backwards", "shuffled"], ids=lambda order: str(order)
 )
-def kernels(
-    request: pytest.FixtureRequest, builds: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Every test in three orders of threads, since only races would tell them apart."""
     monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    module = builds["few blocks" if request.param == "shuffled" else "plain"]
+    module = built(few_blocks=request.param == "shuffled")
     monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
     monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
     _extension.extension.cache_clear()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda_emulated import build
+from cuda_emulated import built
 from shared import SANITIZED
 
 import fastcv
@@ -39,10 +39,10 @@ def image(dtype: Any, memory_format: Any, device: str = "cpu") -> Any:
 
 
 @pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def module() -> Any:
     if SANITIZED:
         pytest.skip("fibers have stacks that the sanitizer does not know")
-    return build(tmp_path_factory.mktemp("cuda"))
+    return built(few_blocks=False)
 
 
 @pytest.fixture
@@ -85,6 +85,30 @@ def test_tensors_reach_the_kernels(emulated: None, dtype: Any, memory_format: An
     assert torch.equal(got.double(), ft.max_unpool2d(wide, indices, *window))
     got = _cuda.run("max_unpool2d_grad_input", (x, indices), ())
     assert torch.equal(got, values) and got.is_contiguous(memory_format=memory_format)
+
+
+@each_dtype
+@each_format
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_convolutions_reach_the_kernels(
+    emulated: None, dtype: Any, memory_format: Any, groups: int
+) -> None:
+    """Small integers: their sums are exact in every dtype."""
+    x = image(torch.int32, memory_format).remainder(3).to(dtype)
+    w = (torch.arange(16 * (16 // groups) * 4) % 3 - 1).reshape(16, -1, 2, 2).to(dtype)
+    flat = ([2, 1], [1, 1, 0, 0], [1, 1], groups)
+    y = _cuda.run("conv2d", (x, w, None), (*flat, None, 0.0, "auto"))
+    keywords = {"stride": (2, 1), "padding": (1, 0), "groups": groups}
+    assert torch.equal(y.double(), torch.nn.functional.conv2d(x.double(), w.double(), **keywords))
+    assert y.dtype == dtype and y.is_contiguous(memory_format=memory_format)
+    signs = y.sign()
+    got = _cuda.run("conv2d_grad_input", (signs, w), (list(x.shape), *flat))
+    want = torch.nn.grad.conv2d_input(x.shape, w.double(), signs.double(), **keywords)
+    assert torch.equal(got.double(), want) and got.is_contiguous(memory_format=memory_format)
+    got = _cuda.run("conv2d_grad_weight", (signs, x), (list(w.shape), *flat))
+    want = torch.nn.grad.conv2d_weight(x.double(), w.shape, signs.double(), **keywords)
+    # Of a bfloat16 not every whole number of this size is one.
+    assert torch.equal(got.double(), want.to(dtype).double())
 
 
 @each_dtype
@@ -150,6 +174,36 @@ def test_on_a_device(dtype: Any, memory_format: Any, window: tuple[int, int, int
     got = ft.max_unpool2d(values, random, *window, output_size=x.shape)
     wanted = ft.max_unpool2d(want, random.cpu(), *window, output_size=x.shape)
     assert torch.equal(got.detach().cpu().double(), wanted.detach())
+    fastcv.cuda.synchronize()
+
+
+@on_device
+@each_dtype
+@each_format
+@pytest.mark.parametrize("groups", [1, 4, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolution_on_a_device(
+    dtype: Any, memory_format: Any, groups: int, stride: int, transposed: bool
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    weight = torch.randint(-1, 2, (16, 16 // groups, 3, 3), generator=generator)
+    bias = torch.randint(-4, 5, (16,), generator=generator)
+    whole = image(torch.int32, memory_format).remainder(3)
+
+    def both(own: bool) -> list[Any]:
+        functions = ft if own else torch.nn.functional
+        kind, device = (dtype, "cuda") if own else (torch.float64, "cpu")
+        arrays = [each.to(device, kind).requires_grad_() for each in (whole, weight, bias)]
+        y = getattr(functions, name)(*arrays, stride=stride, padding=1, groups=groups)
+        return [y, *torch.autograd.grad(y, arrays[:2], y.detach().sign())]
+
+    results = both(own=True)
+    for got, want in zip(results, both(own=False), strict=True):
+        assert torch.equal(got.detach().cpu().double(), want.detach().to(dtype).double())
+    assert results[0].is_contiguous(memory_format=memory_format)
+    assert all(torch.equal(a, b) for a, b in zip(results, both(own=True), strict=True))
     fastcv.cuda.synchronize()
 
 

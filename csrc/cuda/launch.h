@@ -70,7 +70,7 @@ struct Divisor {
     bool quick;
 
     // For dividends from 0 to `largest`. By a size of 0 nobody divides.
-    Divisor(int64_t size_, int64_t largest)
+    __host__ __device__ Divisor(int64_t size_, int64_t largest)
         : size(size_ > 0 ? size_ : 1), factor(0), shift(0), quick(size < kQuick && largest < kQuick) {
         if (!quick) return;
         while ((int64_t(1) << shift) < size) shift++;

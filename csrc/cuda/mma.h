@@ -12,8 +12,8 @@
 // All 32 lanes come here together. Products are exact; how their sum is rounded is the device's affair: towards zero, it seems,
 // so long sums are better cut into parts that are added outside.
 //
-// Devices before sm_80 lack these forms: there lanes show each other their registers and multiply themselves, some three times
-// slower than plain multiplications, and the same numbers are summed.
+// Devices before sm_80 lack these forms: there lanes show each other their registers and multiply themselves. The same
+// numbers are summed, in another order.
 #pragma once
 
 #include "dtypes.h"

@@ -3,39 +3,17 @@
 // An array is its address and four strides in bytes, (N, C, H, W); a result its address and whether it is channels-last; a queue
 // the device and its stream. Every kernel's function returns whether an index outside its plane has been noted on the device, by
 // this call or an earlier one.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-#include <string>
-#include <tuple>
-
-#include "ops.h"
+#include "module.h"
 
 #define FASTCV_TEXT_OF(x) #x
 #define FASTCV_TEXT(x) FASTCV_TEXT_OF(x)
 
-namespace py = pybind11;
-
 namespace fastcv::cuda {
 namespace {
 
-using PyArray = std::tuple<uintptr_t, std::array<int64_t, 4>>;
 using PyIndices = std::tuple<uintptr_t, std::array<int64_t, 4>, int>;
-using PyResult = std::tuple<uintptr_t, bool>;
-using PyQueue = std::tuple<int, uintptr_t>;
-using Pair = std::array<int64_t, 2>;
-using Shape4 = std::array<int64_t, 4>;
 
-void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-Tensor tensor(uintptr_t address, const std::array<int64_t, 4>& strides) {
-    return {static_cast<char*>(pointer(address)), {strides[0], strides[1], strides[2], strides[3]}};
-}
-Tensor tensor(const PyArray& a) { return tensor(std::get<0>(a), std::get<1>(a)); }
 Indices indices_of(const PyIndices& a) { return {tensor(std::get<0>(a), std::get<1>(a)), std::get<2>(a)}; }
-Result result(const PyResult& r) { return {pointer(std::get<0>(r)), std::get<1>(r)}; }
-Queue queue_of(const PyQueue& q) { return {std::get<0>(q), pointer(std::get<1>(q))}; }
 IndexedShape indexed_shape(const Shape4& planes, const Pair& windows) {
     return {planes[0], planes[1], planes[2], planes[3], windows[0], windows[1]};
 }
@@ -44,7 +22,7 @@ bool py_max_pool2d(const Shape4& shape, const Pair& outputs, const std::tuple<Pa
                    const PyArray& input, const PyResult& output, const std::tuple<uintptr_t, int>& indices,
                    const PyQueue& queue) {
     const auto& [kernel_size, stride, padding, dilation] = window;
-    const Pool2dShape s{shape[0],  shape[1],  shape[2],   shape[3],   kernel_size[0], kernel_size[1], outputs[0],
+    const Pool2dShape s{shape[0],   shape[1],  shape[2],  shape[3],   kernel_size[0], kernel_size[1], outputs[0],
                         outputs[1], stride[0], stride[1], padding[0], padding[1],     dilation[0],    dilation[1]};
     const Queue q = queue_of(queue);
     max_pool2d(s, dtype, tensor(input), result(output), pointer(std::get<0>(indices)), std::get<1>(indices), q);
@@ -97,4 +75,5 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
           py::arg("indices"), py::arg("output"), py::arg("workspace"), py::arg("queue"), released);
     m.def("max_unpool2d_grad_input", &py_max_unpool2d_grad_input, py::arg("planes"), py::arg("windows"), py::arg("dtype"),
           py::arg("grad_output"), py::arg("indices"), py::arg("grad_input"), py::arg("queue"), released);
+    add_convolution(m);
 }

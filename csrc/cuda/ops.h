@@ -40,6 +40,17 @@ void max_unpool2d_grad_input(const IndexedShape&, Dtype, Tensor grad_output, Ind
 // Bytes of `workspace` for so many planes; it needs no values, and is the caller's again once the stream has come so far.
 int64_t indexed_workspace_bytes(int64_t planes);
 
+// Maps (N, C, H, W) to (N, K, P, Q). Bottom and right padding follow from P and Q. `weight` is (K, C / G, R, S).
+void conv2d(const Conv2dShape&, Dtype, Tensor input, Tensor weight, Result output, const Epilogue&, void* workspace, Queue);
+// conv2d's input gradient, of a convolution with this shape: maps (N, K, P, Q) to (N, C, H, W).
+void conv_transpose2d(const Conv2dShape&, Dtype, Tensor input, Tensor weight, Result output, const Epilogue&, void* workspace,
+                      Queue);
+// `grad_weight`: C-contiguous.
+void conv2d_grad_weight(const Conv2dShape&, Dtype, Tensor grad_output, Tensor input, void* grad_weight, void* workspace, Queue);
+// Bytes of `workspace`, for both directions and for the gradient by the weight.
+int64_t conv2d_workspace_bytes(const Conv2dShape&, Dtype);
+int64_t conv2d_grad_weight_workspace_bytes(const Conv2dShape&, Dtype);
+
 // An index outside its plane is skipped where it is found, and noted (faults.h). Whether one was noted on this device since the
 // last time somebody asked; it waits for nothing, so kernels that still run may yet find one.
 bool take_index_fault(int device);

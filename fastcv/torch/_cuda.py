@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from fastcv.cuda import _convolution, _pooling
 from fastcv.cuda._memory import Memory
-from fastcv.cuda._pooling import FLAT
+
+FLAT = _pooling.FLAT | _convolution.FLAT
 
 
 class _Torch:
@@ -52,5 +54,5 @@ def takes(name: str) -> bool:
 
 def run(name: str, arrays: tuple[Any, ...], parameters: tuple[Any, ...]) -> Any:
     """Run an op of the table on tensors of one device."""
-    tensors = (tensor.detach().resolve_neg() for tensor in arrays)
+    tensors = (None if tensor is None else tensor.detach().resolve_neg() for tensor in arrays)
     return FLAT[name](_FRAMEWORK, *tensors, *parameters)

@@ -24,7 +24,6 @@ import torch
 
 from fastcv import _layout
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Functions, Op, Parameters
-from fastcv.cuda._pooling import FLAT
 from fastcv.torch import _cuda
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
@@ -205,9 +204,9 @@ def _function(op: Op) -> Callable[..., Any]:
             arrays = _cast(arrays)
         _check(op, arrays)
         compiles = torch.compiler.is_compiling() and not _needs_gradient(arrays)
-        if activation is not None and compiles:
-            return _call(op.name, *arrays, *op.fused(parameters, activation))
         as_asked = compiles or _only_result_on_device(arrays)
+        if activation is not None and as_asked:
+            return _call(op.name, *arrays, *op.fused(parameters, activation))
         results = _call(
             op.name, *arrays, *(parameters if as_asked else op.for_gradients(parameters))
         )
@@ -310,7 +309,7 @@ def _register(op: Op) -> None:
     operator = getattr(torch.ops.fastcv, op.name).default
     name = f"fastcv::{op.name}"
     _LIBRARY.impl(op.name, kernel, "CPU")
-    if op.name in FLAT:
+    if op.name in _cuda.FLAT:
         _LIBRARY.impl(op.name, kernel, "CUDA")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_autograd(

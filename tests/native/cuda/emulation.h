@@ -20,7 +20,9 @@
 #include <vector>
 
 #define __global__
+#define __launch_bounds__(...)
 #define __device__
+#define __host__
 // Blocks run one at a time, so one copy will do.
 #define __shared__ static
 
