@@ -1,11 +1,12 @@
-"""Pooling and convolution on a CUDA device, beside torch. Prints Markdown.
+"""The operations on a CUDA device, beside others. Prints Markdown.
 
-What is measured is the time that a call keeps the device busy.
+The time a call keeps the device busy: each call runs so often between two events that the host
+keeps ahead, in rounds that take turns; tables have medians over the rounds. Pooling's has the
+memory traffic that a call cannot avoid, by its time; that of convolutions their arithmetic, and
+torch's take cuDNN's fastest way, which is looked for before.
 
-Each call runs so often between two events that the host keeps ahead, in rounds that take turns;
-the table has medians over the rounds, and the memory traffic that a call cannot avoid, by its time.
-Convolutions have a second table, with their arithmetic by their time; torch's take cuDNN's fastest
-way, which is looked for before.
+Assignment: the same for fastcv and, where it is installed, torch-linear-assignment. SciPy's time is
+the host's, with the copies there and back that it needs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +139,56 @@ def convolutions(
     }
 
 
+# Problems, rows, columns: a batch of DETR's with all its layers, and square ones.
+ASSIGNMENTS = {"detr": (208, 300, 100), "square": (208, 300, 300)}
+
+
+def solvers(costs: Any) -> dict[str, Callable[[], float]]:
+    """Of each library: milliseconds of one call."""
+    found = {"fastcv": lambda: milliseconds(lambda: ft.linear_sum_assignment_batch(costs))}
+    try:
+        from torch_linear_assignment import batch_linear_assignment
+    except ImportError:
+        pass
+    else:
+        found["torch-linear-assignment"] = lambda: milliseconds(
+            lambda: batch_linear_assignment(costs)
+        )
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        return found
+
+    def scipy() -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        columns = [torch.from_numpy(linear_sum_assignment(each)[1]) for each in costs.cpu().numpy()]
+        torch.stack(columns).cuda()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) * 1e3
+
+    found["scipy"] = scipy
+    return found
+
+
+def assignments(rounds: int) -> None:
+    """Print the table of assignment."""
+    print("\n| case | costs | library | ms | ms / fastcv's |")
+    print("|---|---|---|---:|---:|")
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in ASSIGNMENTS.items():
+        uniform = torch.rand(shape, generator=generator).cuda()
+        for kind, costs in (("uniform", uniform), ("0 .. 99", (100 * uniform).floor())):
+            calls = solvers(costs)
+            for call in calls.values():
+                call()
+            times = [{key: call() for key, call in calls.items()} for _ in range(rounds)]
+            medians = {key: statistics.median(each[key] for each in times) for key in calls}
+            for key, median in medians.items():
+                ratio = median / medians["fastcv"]
+                print(f"| {name} | {kind} | {key} | {median:.3f} | {ratio:.2f} |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
@@ -183,6 +235,7 @@ def main() -> int:
                     rate = f"{operations / ours / 1e9:.1f}"
                     cells = (name, str(dtype)[6:], kind, mode, *figures, rate)
                     print(f"| {' | '.join(cells)} |", flush=True)
+    assignments(rounds)
     return 0
 
 

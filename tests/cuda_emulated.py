@@ -54,6 +54,9 @@ class Emulated:
     def __init__(self) -> None:
         self.on_second: list[Any] = []
 
+    def has(self, value: Any) -> bool:
+        return isinstance(value, np.ndarray)
+
     def memory(self, array: Any) -> Memory:
         return Memory(
             array.__array_interface__["data"][0],
@@ -65,6 +68,12 @@ class Emulated:
 
     def empty(self, shape: Sequence[int], dtype: str, like: Any) -> Any:
         return guarded(tuple(shape), _DTYPES.get(dtype, dtype), at_end=True)
+
+    def cast(self, array: Any, dtype: str) -> Any:
+        return np.ascontiguousarray(array, dtype)
+
+    def number(self, array: Any) -> int:
+        return int(array[0])
 
     def permuted(self, array: Any, axes: Sequence[int]) -> Any:
         return array.transpose(axes)

@@ -22,6 +22,8 @@ torch = pytest.importorskip("torch")
 import fastcv.torch as ft  # noqa: E402
 from fastcv.torch import _cuda  # noqa: E402
 
+original = _cuda.run_plain
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_format = pytest.mark.parametrize(
@@ -50,6 +52,9 @@ def emulated(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The CPU's memory as device 0's."""
 
     class OnCpu(_cuda._Torch):
+        def has(self, value: Any) -> bool:
+            return isinstance(value, torch.Tensor)
+
         def memory(self, array: Any) -> Memory:
             return super().memory(array)._replace(device=0)
 
@@ -85,6 +90,52 @@ def test_tensors_reach_the_kernels(emulated: None, dtype: Any, memory_format: An
     assert torch.equal(got.double(), ft.max_unpool2d(wide, indices, *window))
     got = _cuda.run("max_unpool2d_grad_input", (x, indices), ())
     assert torch.equal(got, values) and got.is_contiguous(memory_format=memory_format)
+
+
+def predictions(device: str = "cpu") -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Any:
+        return torch.rand(shape, generator=generator).to(device)
+
+    counts = (3, 0, 30, 12)
+    labels = [torch.randint(0, 5, (count,), generator=generator).to(device) for count in counts]
+    return 4 * random(4, 20, 5), random(4, 20, 4), labels, [random(count, 4) for count in counts]
+
+
+def equal(got: Any, want: Any) -> bool:
+    if isinstance(got, (list, tuple)):
+        return len(got) == len(want) and all(map(equal, got, want))
+    return got.dtype == want.dtype and torch.equal(got.cpu(), want)
+
+
+def test_assignment_takes_tensors(emulated: None) -> None:
+    costs = torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    plain = costs.detach().numpy()
+    for options in ({}, {"maximize": True}, {"cost_limit": -0.5}):
+        got = ft.linear_sum_assignment(costs[0], **options)
+        want = fastcv.linear_sum_assignment(plain[0], **options)
+        assert equal(got, [*map(torch.from_numpy, want)])
+    want = torch.from_numpy(fastcv.linear_sum_assignment_batch(plain))
+    sizes = torch.tensor([[9, 12]] * 3)
+    for call in ((costs,), (list(costs),), (costs, sizes), (costs, sizes.tolist())):
+        assert equal(ft.linear_sum_assignment_batch(*call), want)
+    turned = ft.linear_sum_assignment_batch(costs.bfloat16().transpose(1, 2))
+    wide = costs.detach().bfloat16().double().transpose(1, 2).numpy()
+    assert equal(turned, torch.from_numpy(fastcv.linear_sum_assignment_batch(wide)))
+
+
+def test_hungarian_matcher_takes_tensors(emulated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, boxes, labels, objects = predictions()
+    targets = [{"labels": x, "boxes": y} for x, y in zip(labels, objects, strict=True)]
+    matcher = ft.HungarianMatcher(2, 5, 2)
+    outputs = {"pred_logits": logits.requires_grad_(), "pred_boxes": boxes}
+    ran = []
+    monkeypatch.setattr(_cuda, "run_plain", lambda *call: ran.append(call) or original(*call))
+    got = matcher(outputs, targets)
+    assert len(ran) == 1 and isinstance(got[0], tuple)
+    monkeypatch.setattr(_cuda, "has", lambda value: False)
+    assert equal(got, matcher(outputs, targets)) and len(ran) == 1
 
 
 @each_dtype
@@ -174,6 +225,83 @@ def test_on_a_device(dtype: Any, memory_format: Any, window: tuple[int, int, int
     got = ft.max_unpool2d(values, random, *window, output_size=x.shape)
     wanted = ft.max_unpool2d(want, random.cpu(), *window, output_size=x.shape)
     assert torch.equal(got.detach().cpu().double(), wanted.detach())
+    fastcv.cuda.synchronize()
+
+
+def check_assignment(shape: tuple[int, int], dtype: Any) -> None:
+    costs = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+    def total(pairs: Any, limit: float = 0.0) -> float:
+        return float((given.double()[pairs[0].cpu(), pairs[1].cpu()] - limit).sum())
+
+    for given in (costs, (20 * costs).floor()):
+        got = ft.linear_sum_assignment(given.cuda(), return_duals=True)
+        assert all(each.is_cuda for each in got)
+        assert total(got) == pytest.approx(total(ft.linear_sum_assignment(given)), rel=1e-12)
+        u, v = got[2].cpu(), got[3].cpu()
+        assert float(u.sum() + v.sum()) == pytest.approx(total(got), rel=1e-10)
+        assert bool((given - (u[:, None] + v) >= -1e-10).all())
+        again = ft.linear_sum_assignment(given.cuda(), return_duals=True)
+        assert all(map(torch.equal, got, again))
+    spoiled = costs.masked_fill(costs > 0.6, float("nan"))
+    options: dict[str, Any]
+    for given, options in ((costs, {"cost_limit": 0.05}), (spoiled, {"nan_policy": "forbid"})):
+        got = ft.linear_sum_assignment(given.cuda(), **options)
+        want = ft.linear_sum_assignment(given, **options)
+        assert total(got, 0.05) == pytest.approx(total(want, 0.05), rel=1e-10, abs=1e-12)
+
+
+@on_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_assignment_on_a_device(dtype: Any) -> None:
+    for shape in ((1, 1), (40, 7), (33, 33), (9, 50), (70, 130)):
+        check_assignment(shape, dtype)
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.rand(70, 30, 40, generator=generator, dtype=dtype)
+    for costs in (batch, batch.transpose(1, 2)):
+        want = ft.linear_sum_assignment_batch(costs)
+        assert equal(ft.linear_sum_assignment_batch(costs.cuda()), want)
+        assert equal(ft.linear_sum_assignment_batch(list(costs.cuda())), want)
+    fastcv.cuda.synchronize()
+
+
+@on_device
+@pytest.mark.parametrize("shape", [(300, 100), (300, 300), (40, 2100), (1500, 1500)])
+def test_larger_costs(shape: tuple[int, int]) -> None:
+    check_assignment(shape, torch.float32)
+
+
+@on_device
+@pytest.mark.parametrize("class_cost", ["softmax", "focal"])
+def test_detr_match_on_a_device(class_cost: str) -> None:
+    want = ft.detr_match(*predictions(), class_cost=class_cost, return_cost=True)
+    arrays = predictions("cuda")
+    torch.cuda.set_sync_debug_mode("error")  # where a call of torch's would wait
+    try:
+        got = ft.detr_match(*arrays, class_cost=class_cost, return_cost=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert equal(got[0], want[0])
+    torch.testing.assert_close(got[1].cpu(), want[1], rtol=1e-5, atol=1e-5)
+    logits, boxes, labels, objects = predictions("cuda")
+    targets = [{"labels": x, "boxes": y} for x, y in zip(labels, objects, strict=True)]
+    matches = ft.HungarianMatcher(1, 5, 2)({"pred_logits": logits, "pred_boxes": boxes}, targets)
+    assert all(each.is_cuda for pairs in matches for each in pairs)
+    fastcv.cuda.synchronize()
+
+
+@on_device
+def test_late_errors_of_assignment() -> None:
+    costs = torch.ones(2, 3, 3, device="cuda")
+    costs[1, 2, 2] = float("nan")
+    with pytest.raises(ValueError, match="invalid numeric entries"):
+        ft.linear_sum_assignment_batch(costs)
+        fastcv.cuda.synchronize()
+    logits, boxes, labels, objects = predictions("cuda")
+    labels[0][0] = 7
+    with pytest.raises(IndexError, match="a label was not from 0"):
+        ft.detr_match(logits, boxes, labels, objects)
+        fastcv.cuda.synchronize()
     fastcv.cuda.synchronize()
 
 

@@ -1,10 +1,10 @@
-// The words that kernels note wrong indices in, and what asks a device.
+// The words that kernels note faults in, and what asks a device.
 #include "faults.h"
 
 namespace fastcv::cuda {
 namespace {
 
-// More than any machine has. A word has a line of the host's cache.
+// More than any machine has. A device's words have a line of the host's cache.
 constexpr int kMaxDevices = 64, kApart = 16;
 
 uint32_t* host_words() {
@@ -19,7 +19,7 @@ uint32_t* host_words() {
     return words;
 }
 
-uint32_t* host_word(int device) {
+uint32_t* first_word(int device) {
     if (device < 0 || device >= kMaxDevices) throw std::runtime_error("a device's number is out of range");
     return host_words() + kApart * device;
 }
@@ -27,14 +27,16 @@ uint32_t* host_word(int device) {
 }  // namespace
 
 // With unified addressing, which every device from sm_75 on has on Linux, one pointer serves both sides.
-uint32_t* fault_word(int device) { return host_word(device); }
+uint32_t* fault_words(int device) { return first_word(device); }
 
-bool take_index_fault(int device) {
+bool take_fault(int device, Fault fault) {
     // A read first: it is all that happens nearly always.
-    uint32_t* const word = host_word(device);
+    uint32_t* const word = first_word(device) + int(fault);
     if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0) return false;
     return __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL) != 0;
 }
+
+bool take_index_fault(int device) { return take_fault(device, Fault::index); }
 
 void synchronize(int device) {
     const OnDevice here(device);

@@ -9,6 +9,7 @@
 #define FASTCV_TEXT(x) FASTCV_TEXT_OF(x)
 
 namespace fastcv::cuda {
+
 namespace {
 
 using PyIndices = std::tuple<uintptr_t, std::array<int64_t, 4>, int>;
@@ -76,4 +77,5 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     m.def("max_unpool2d_grad_input", &py_max_unpool2d_grad_input, py::arg("planes"), py::arg("windows"), py::arg("dtype"),
           py::arg("grad_output"), py::arg("indices"), py::arg("grad_input"), py::arg("queue"), released);
     add_convolution(m);
+    add_assignment(m);
 }

@@ -28,6 +28,8 @@ inline Tensor tensor(const PyArray& a) { return tensor(std::get<0>(a), std::get<
 inline Result result(const PyResult& r) { return {pointer(std::get<0>(r)), std::get<1>(r)}; }
 inline Queue queue_of(const PyQueue& q) { return {std::get<0>(q), pointer(std::get<1>(q))}; }
 
+// In the files *_module.cpp.
 void add_convolution(py::module_&);
+void add_assignment(py::module_&);
 
 }  // namespace fastcv::cuda

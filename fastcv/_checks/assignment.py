@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastcv._checks.arrays import FLOATS, equal_shapes, float_arrays
-from fastcv._checks.values import describe, real
+from fastcv._checks.values import Shape, describe, real
 
 
 def cost_matrix(op: str, name: str, value: Any) -> NDArray[Any]:
@@ -19,11 +20,17 @@ def cost_matrix(op: str, name: str, value: Any) -> NDArray[Any]:
     """
     costs: NDArray[Any] = value if type(value) is np.ndarray else np.asarray(value)
     if costs.ndim != 2:
-        raise ValueError(
-            f"{op}: expected a matrix (2-D array) as {name}, got a {costs.ndim}-D array of shape "
-            f"{costs.shape}"
-        )
+        cost_axes(op, name, costs.shape)
     return _real_costs(op, name, costs)
+
+
+def cost_axes(op: str, name: str, shape: Shape) -> None:
+    """Require two axes."""
+    if len(shape) != 2:
+        raise ValueError(
+            f"{op}: expected a matrix (2-D array) as {name}, got a {len(shape)}-D array of shape "
+            f"{shape}"
+        )
 
 
 def _real_costs(op: str, name: str, costs: NDArray[Any]) -> NDArray[Any]:
@@ -40,11 +47,7 @@ def _real_costs(op: str, name: str, costs: NDArray[Any]) -> NDArray[Any]:
 def cost_matrices(op: str, value: Any) -> NDArray[Any] | list[NDArray[Any]]:
     """Return the costs of many problems: an array with three axes, or a list of matrices."""
     if isinstance(value, np.ndarray):
-        if value.ndim != 3:
-            raise ValueError(
-                f"{op}: costs must be an array with 3 axes (B, n, m) or a list of matrices, got "
-                f"{value.ndim} axes (costs {value.shape})"
-            )
+        batch_axes(op, value.shape)
         return _real_costs(op, "costs", value)
     if not isinstance(value, (list, tuple)):
         raise TypeError(
@@ -54,10 +57,22 @@ def cost_matrices(op: str, value: Any) -> NDArray[Any] | list[NDArray[Any]]:
     return [cost_matrix(op, f"costs[{index}]", costs) for index, costs in enumerate(value)]
 
 
+def batch_axes(op: str, shape: Shape) -> None:
+    """Require three axes."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"{op}: costs must be an array with 3 axes (B, n, m) or a list of matrices, got "
+            f"{len(shape)} axes (costs {shape})"
+        )
+
+
 def problem_sizes(
-    op: str, value: Any, costs: NDArray[Any] | list[NDArray[Any]]
+    op: str, value: Any, costs: NDArray[Any] | Sequence[Any]
 ) -> NDArray[np.int64] | None:
-    """Return the used part of each problem as a contiguous (B, 2), or None for all of it."""
+    """Return the used part of each problem as a contiguous (B, 2), or None for all of it.
+
+    Of a list of costs only their shapes are looked at.
+    """
     if value is None:
         return None
     sizes: NDArray[Any] = np.asarray(value)
@@ -114,6 +129,26 @@ def cost_fault(name: str, costs: NDArray[Any], fault: tuple[str, int, int, int])
     )
 
 
+_LATE = {
+    "label": (IndexError, "a label was not from 0 to logits.shape[2] - 1"),
+    "sizes": (ValueError, "a number of sizes was not from 0 to the size of its costs"),
+    "invalid": (
+        ValueError,
+        "a matrix contains invalid numeric entries: NaN, or an infinity of the wrong sign",
+    ),
+    "infeasible": (ValueError, "a cost matrix is infeasible: its finite costs match too few pairs"),
+}
+
+
+def late_assignment_error(op: str, device: int, fault: str) -> Exception:
+    """Of a device, which found it after the call had returned."""
+    error, text = _LATE[fault]
+    return error(
+        f"{op}: {text}, in this call or an earlier one on device {device}, whose results there are "
+        "-1 (with CUDA_LAUNCH_BLOCKING=1 the call that it was given to says so)"
+    )
+
+
 class DetrTargets(NamedTuple):
     """The objects of all images in a row; those of image b are from begin[b] on."""
 
@@ -140,17 +175,16 @@ def detr_class_cost(value: Any) -> bool:
     raise wrong(f"detr_match: class_cost must be 'softmax' or 'focal', got {describe(value)}")
 
 
-def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any) -> DetrTargets:
-    """Check predictions and objects against each other, and join the objects of all images."""
+def detr_shapes(logits: Shape, boxes: Shape, target_labels: Any, target_boxes: Any) -> None:
+    """Check the shapes of predictions against each other, and that there are as many targets."""
     op = "detr_match"
-    float_arrays(op, {"logits": logits, "boxes": boxes})
-    if logits.ndim != 3:
+    if len(logits) != 3:
         raise ValueError(
-            f"{op}: logits must have 3 axes (B, Q, K), got {logits.ndim} (logits {logits.shape})"
+            f"{op}: logits must have 3 axes (B, Q, K), got {len(logits)} (logits {logits})"
         )
-    images, queries, classes = logits.shape
+    images, queries, _ = logits
     relation = "(B, Q, 4) with logits.shape = (B, Q, K)"
-    equal_shapes(op, "boxes.shape", boxes.shape, relation, (images, queries, 4))
+    equal_shapes(op, "boxes.shape", boxes, relation, (images, queries, 4))
     for name, each in (("target_labels", target_labels), ("target_boxes", target_boxes)):
         if not isinstance(each, (list, tuple)):
             raise TypeError(f"{op}: {name} must be a list of arrays, got {type(each).__name__}")
@@ -158,14 +192,31 @@ def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any)
             raise ValueError(
                 f"{op}: len({name}) must equal logits.shape[0], got {len(each)} != {images}"
             )
+
+
+def detr_image_shapes(image: int, labels: Shape, boxes: Shape) -> None:
+    """Check the shapes of one image's objects."""
+    op = "detr_match"
+    if len(labels) != 1:
+        raise ValueError(
+            f"{op}: target_labels[{image}] must have 1 axis (T,), got {len(labels)} axes"
+        )
+    relation = f"(T, 4) with target_labels[{image}].shape = (T,)"
+    equal_shapes(op, f"target_boxes[{image}].shape", boxes, relation, (*labels, 4))
+
+
+def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any) -> DetrTargets:
+    """Check predictions and objects against each other, and join the objects of all images."""
+    op = "detr_match"
+    float_arrays(op, {"logits": logits, "boxes": boxes})
+    detr_shapes(logits.shape, boxes.shape, target_labels, target_boxes)
+    images, _, classes = logits.shape
     begin = np.zeros(images + 1, np.int64)
     labels: list[NDArray[Any]] = []
     for image, given in enumerate(target_labels):
         label: NDArray[Any] = np.asarray(given)
         if label.ndim != 1:
-            raise ValueError(
-                f"{op}: target_labels[{image}] must have 1 axis (T,), got {label.ndim} axes"
-            )
+            detr_image_shapes(image, label.shape, ())
         if label.dtype.kind not in "iu" and label.size:
             raise TypeError(
                 f"{op}: target_labels[{image}].dtype must be an integer type, got {label.dtype}"
@@ -174,8 +225,7 @@ def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any)
         if not isinstance(box, np.ndarray) or box.dtype != logits.dtype:
             float_arrays(op, {"logits": logits, f"target_boxes[{image}]": box})
         if box.shape != (len(label), 4):
-            relation = f"(T, 4) with target_labels[{image}].shape = (T,)"
-            equal_shapes(op, f"target_boxes[{image}].shape", box.shape, relation, (len(label), 4))
+            detr_image_shapes(image, label.shape, box.shape)
         labels.append(label)
         begin[image + 1] = begin[image] + len(label)
     if begin[-1] == 0:

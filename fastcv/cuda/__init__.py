@@ -14,7 +14,8 @@ def synchronize(device: int = 0) -> None:
     """Wait until all work on a device is done, and raise what it found.
 
     No function of fastcv waits for a device, so none can say at once that an index is outside its
-    plane. The error comes from a later call on the device, or from here.
+    plane, or that costs have no matching. The error comes from a later call on the device, or from
+    here.
 
     Parameters
     ----------
@@ -24,7 +25,10 @@ def synchronize(device: int = 0) -> None:
     Raises
     ------
     IndexError
-        If an index of a call since the last such error was outside its plane.
+        If an index of a call since the last such error was outside its plane, or a label no class.
+    ValueError
+        If costs had no matching: some were NaN, or of an infinity that may not be, or too many
+        infinite; or if sizes on the device exceeded their costs.
     ImportError
         If this build has no CUDA kernels.
     RuntimeError
@@ -36,3 +40,6 @@ def synchronize(device: int = 0) -> None:
     kernels.synchronize(number)
     if kernels.take_index_fault(number):
         raise _checks.late_index_error(op, number)
+    fault = kernels.take_assignment_fault(number)
+    if fault:
+        raise _checks.late_assignment_error(op, number, fault)

@@ -7,7 +7,20 @@ from typing import Any, NamedTuple, Protocol
 
 from fastcv import _checks, _layout
 
-_ITEM_BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+_ITEM_BYTES = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint64": 8,
+    "uint32": 4,
+    "uint16": 2,
+    "uint8": 1,
+}
 
 
 class Memory(NamedTuple):
@@ -32,10 +45,19 @@ class Memory(NamedTuple):
 class Framework(Protocol):
     """What fastcv needs from whoever an array belongs to."""
 
+    def has(self, value: Any) -> bool:
+        """Whether this is one of its arrays, on a device."""
+
     def memory(self, array: Any) -> Memory: ...
 
     def empty(self, shape: Sequence[int], dtype: str, like: Any) -> Any:
         """Return a new C-contiguous array on the device of `like`; "uint8" is a dtype too."""
+
+    def cast(self, array: Any, dtype: str) -> Any:
+        """Return the array C-contiguous and of that dtype: as it is, or a copy."""
+
+    def number(self, array: Any) -> int:
+        """Return the value of an array's only element, once the device has it."""
 
     def permuted(self, array: Any, axes: Sequence[int]) -> Any:
         """Return the array with its axes in another order, over the same memory."""
@@ -92,4 +114,4 @@ def shape4(shape: _checks.Shape) -> tuple[int, ...]:
 
 
 def _either(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

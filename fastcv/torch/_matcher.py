@@ -22,8 +22,8 @@ class HungarianMatcher(torch.nn.Module):
     -----
     Call it with ``outputs``, a mapping with "pred_logits" (B, Q, K) and "pred_boxes" (B, Q, 4), and
     ``targets``, a list of B mappings with "labels" (T_b,) and "boxes" (T_b, 4). It returns a tuple
-    (index of queries, index of targets) of int64 tensors for each image. `fastcv.detr_match`
-    describes the costs.
+    (index of queries, index of targets) of int64 tensors for each image, on the predictions'
+    device, which is not waited for. `fastcv.detr_match` describes the costs.
     """
 
     def __init__(self, cost_class: float = 1, cost_bbox: float = 1, cost_giou: float = 1) -> None:

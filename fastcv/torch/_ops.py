@@ -364,6 +364,8 @@ def _plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
     name = function.__name__
 
     def plain(*args: Any, **keywords: Any) -> Any:
+        if any(map(_cuda.has, (*args, *keywords.values()))) and _cuda.takes(name):
+            return _cuda.run_plain(name, args, keywords)
         values = [_values(name, value) for value in args]
         named = {key: _values(name, value) for key, value in keywords.items()}
         return _tensors(function(*values, **named))

@@ -284,6 +284,25 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Arguments), dim3 grid, dim3 block, v
 
 // ---- functions of the device
 
+// One thread runs at a time, so nothing comes in between.
+template <class T>
+T atomicMin(T* at, T x) {
+    const T before = *at;
+    if (x < before) *at = x;
+    return before;
+}
+template <class T>
+T atomicOr(T* at, T x) {
+    const T before = *at;
+    *at = before | x;
+    return before;
+}
+template <class T>
+T atomicAdd(T* at, T x) {
+    const T before = *at;
+    *at = before + x;
+    return before;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
 inline float __uint_as_float(uint32_t bits) {
     float x;
