@@ -336,6 +336,26 @@ def test_convolution_on_a_device(
 
 
 @on_device
+def test_fastcv_itself_takes_tensors() -> None:
+    x = image(torch.float32, torch.contiguous_format, "cuda")
+    got = fastcv.max_pool2d(x, 2)
+    assert got.is_cuda and torch.equal(got, ft.max_pool2d(x, 2))
+
+
+@on_device
+def test_cupy_s_arrays() -> None:
+    cupy = pytest.importorskip("cupy")
+    x = image(torch.float32, torch.contiguous_format, "cuda")
+    values, indices = fastcv.max_pool2d(cupy.from_dlpack(x), 2, return_indices=True)
+    assert isinstance(values, cupy.ndarray)
+    want = ft.max_pool2d(x, 2, return_indices=True)
+    assert equal([torch.from_dlpack(values), torch.from_dlpack(indices)], [y.cpu() for y in want])
+    costs = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
+    got = fastcv.linear_sum_assignment(cupy.asarray(costs.numpy()))
+    assert equal([torch.from_dlpack(each) for each in got], ft.linear_sum_assignment(costs))
+
+
+@on_device
 def test_on_another_stream() -> None:
     stream = torch.cuda.Stream()
     x = torch.zeros(8, 64, 256, 256, device="cuda")

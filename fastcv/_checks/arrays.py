@@ -18,11 +18,16 @@ _INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 _OVERLAP_STEPS: Any = 10_000
 
 
-def float_arrays(op: str, arrays: Mapping[str, Any]) -> None:
-    """Require NumPy arrays of one dtype, float32 or float64 in the machine's own byte order."""
+def float_arrays(op: str, arrays: Mapping[str, Any], or_device: bool = False) -> bool:
+    """Require NumPy arrays of one dtype, float32 or float64 in the machine's own byte order.
+
+    With `or_device`, return whether one is an array on a device instead, which others check.
+    """
     first_name, first_dtype = "", None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
+            if or_device and on_device(array):
+                return True
             raise TypeError(f"{op}: {name} must be a numpy.ndarray, got {type(array).__name__}")
         dtype = array.dtype
         if dtype not in FLOATS:
@@ -35,6 +40,19 @@ def float_arrays(op: str, arrays: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"{op}: {name}.dtype must equal {first_name}.dtype, got {dtype} != {first_dtype}"
             )
+    return False
+
+
+# What `__dlpack_device__` says of memory that CUDA's kernels reach: a device's, and managed.
+_CUDA_MEMORY = (2, 13)
+
+
+def on_device(value: Any) -> bool:
+    """Whether this is an array in the memory of a CUDA device, whoever it belongs to."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(type(value), "__dlpack_device__", None)
+    return device is not None and int(device(value)[0]) in _CUDA_MEMORY
 
 
 def index_array(op: str, array: Any) -> None:

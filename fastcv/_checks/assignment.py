@@ -9,16 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv._checks.arrays import FLOATS, equal_shapes, float_arrays
+from fastcv._checks.arrays import FLOATS, equal_shapes, float_arrays, on_device
 from fastcv._checks.values import Shape, describe, real
 
 
-def cost_matrix(op: str, name: str, value: Any) -> NDArray[Any]:
+def cost_matrix(op: str, name: str, value: Any) -> NDArray[Any] | None:
     """Return costs as a 2-D array of float32 or float64 in native byte order, as they are if so.
 
     Whatever else NumPy casts safely to float64, lists included, is cast. The texts hold SciPy's.
+    None: they are on a device.
     """
-    costs: NDArray[Any] = value if type(value) is np.ndarray else np.asarray(value)
+    if type(value) is np.ndarray:
+        costs: NDArray[Any] = value
+    elif on_device(value):
+        return None
+    else:
+        costs = np.asarray(value)
     if costs.ndim != 2:
         cost_axes(op, name, costs.shape)
     return _real_costs(op, name, costs)
@@ -44,17 +50,28 @@ def _real_costs(op: str, name: str, costs: NDArray[Any]) -> NDArray[Any]:
     return costs.astype(np.float64)
 
 
-def cost_matrices(op: str, value: Any) -> NDArray[Any] | list[NDArray[Any]]:
-    """Return the costs of many problems: an array with three axes, or a list of matrices."""
+def cost_matrices(op: str, value: Any) -> NDArray[Any] | list[NDArray[Any]] | None:
+    """Return the costs of many problems: an array with three axes, or a list of matrices.
+
+    None: they, or some of them, are on a device.
+    """
     if isinstance(value, np.ndarray):
         batch_axes(op, value.shape)
         return _real_costs(op, "costs", value)
     if not isinstance(value, (list, tuple)):
+        if on_device(value):
+            return None
         raise TypeError(
             f"{op}: costs must be a numpy.ndarray with 3 axes or a list of matrices, got "
             f"{type(value).__name__}"
         )
-    return [cost_matrix(op, f"costs[{index}]", costs) for index, costs in enumerate(value)]
+    matrices = []
+    for index, given in enumerate(value):
+        costs = cost_matrix(op, f"costs[{index}]", given)
+        if costs is None:
+            return None
+        matrices.append(costs)
+    return matrices
 
 
 def batch_axes(op: str, shape: Shape) -> None:
@@ -205,10 +222,16 @@ def detr_image_shapes(image: int, labels: Shape, boxes: Shape) -> None:
     equal_shapes(op, f"target_boxes[{image}].shape", boxes, relation, (*labels, 4))
 
 
-def detr_targets(logits: Any, boxes: Any, target_labels: Any, target_boxes: Any) -> DetrTargets:
-    """Check predictions and objects against each other, and join the objects of all images."""
+def detr_targets(
+    logits: Any, boxes: Any, target_labels: Any, target_boxes: Any
+) -> DetrTargets | None:
+    """Check predictions and objects against each other, and join the objects of all images.
+
+    None: the predictions are on a device.
+    """
     op = "detr_match"
-    float_arrays(op, {"logits": logits, "boxes": boxes})
+    if float_arrays(op, {"logits": logits, "boxes": boxes}, True):
+        return None
     detr_shapes(logits.shape, boxes.shape, target_labels, target_boxes)
     images, _, classes = logits.shape
     begin = np.zeros(images + 1, np.int64)

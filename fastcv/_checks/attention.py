@@ -63,9 +63,10 @@ def attention(
     window: Any,
     kv_lengths: Any,
     seed: Any,
-) -> AttentionCall:
-    """Check what forward and gradient have in common."""
-    float_arrays(op, {"query": query, "key": key, "value": value})
+) -> AttentionCall | None:
+    """Check what forward and gradient have in common. None: arrays are on a device."""
+    if float_arrays(op, {"query": query, "key": key, "value": value}, True):
+        return None
     geometry = attention_geometry(
         op, query.shape, key.shape, value.shape, boolean(op, "enable_gqa", enable_gqa)
     )

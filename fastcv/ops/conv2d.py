@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 from fastcv.ops._plan import Immutable, read_only_copy
 
 
@@ -116,7 +117,9 @@ def conv2d(
     inputs: dict[str, NDArray[FloatT]] = {"input": input, "weight": weight}
     if bias is not None:
         inputs["bias"] = bias
-    _checks.float_arrays("conv2d", inputs)
+    if _checks.float_arrays("conv2d", inputs, True):
+        found: NDArray[FloatT] = run_on_device("conv2d", locals())
+        return found
     parameters = _checks.conv2d_parameters("conv2d", stride, padding, dilation, groups)
     geometry = _checks.conv2d_geometry("conv2d", input.shape, weight.shape, parameters)
     if bias is not None:
@@ -211,7 +214,9 @@ def conv2d_grad_input(
            [1., 2., 1.]])
     """
     op = "conv2d_grad_input"
-    _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight})
+    if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
     checked_shape = _checks.shape(op, "input_shape", input_shape)
     geometry = _checks.conv2d_geometry(
@@ -296,7 +301,9 @@ def conv2d_grad_weight(
            [24., 28.]])
     """
     op = "conv2d_grad_weight"
-    _checks.float_arrays(op, {"grad_output": grad_output, "input": input})
+    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
     checked_shape = _checks.shape(op, "weight_shape", weight_shape)
     geometry = _checks.conv2d_geometry(

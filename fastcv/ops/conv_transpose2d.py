@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 from fastcv.ops._plan import Immutable, read_only_copy
 
 
@@ -120,7 +121,9 @@ def conv_transpose2d(
     inputs: dict[str, NDArray[FloatT]] = {"input": input, "weight": weight}
     if bias is not None:
         inputs["bias"] = bias
-    _checks.float_arrays(op, inputs)
+    if _checks.float_arrays(op, inputs, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     parameters = _checks.conv_transpose2d_parameters(
         op, stride, padding, output_padding, groups, dilation
     )
@@ -214,7 +217,9 @@ def conv_transpose2d_grad_input(
            [24., 28.]])
     """
     op = "conv_transpose2d_grad_input"
-    _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight})
+    if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     parameters = _checks.conv_transpose2d_parameters(
         op, stride, padding, output_padding, groups, dilation
     )
@@ -303,7 +308,9 @@ def conv_transpose2d_grad_weight(
            [4., 4., 4.]])
     """
     op = "conv_transpose2d_grad_weight"
-    _checks.float_arrays(op, {"grad_output": grad_output, "input": input})
+    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     parameters = _checks.conv_transpose2d_parameters(
         op, stride, padding, output_padding, groups, dilation
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastcv import _checks, _core
+from fastcv.ops._device import run_on_device
 
 Matches: TypeAlias = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
@@ -131,6 +132,9 @@ def detr_match(
     weights = _checks.detr_weights(cost_class, cost_bbox, cost_giou)
     focal = _checks.detr_class_cost(class_cost)
     targets = _checks.detr_targets(logits, boxes, target_labels, target_boxes)
+    if targets is None:
+        found: Matches = run_on_device("detr_match", locals())
+        return found
     images, queries, _ = logits.shape
     pairs_begin = np.zeros(images + 1, np.int64)
     np.cumsum(np.minimum(np.diff(targets.begin), queries), out=pairs_begin[1:])

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 
 
 def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[FloatT]:
@@ -70,7 +71,9 @@ def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[F
            [ 70., 174.]])
     """
     op = "gram_matrix"
-    _checks.float_arrays(op, {"input": input})
+    if _checks.float_arrays(op, {"input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     shape = _checks.gram_matrix_shape(op, input.shape)
     factor = _checks.gram_matrix_scale(op, scale, input.shape)
     output: NDArray[FloatT] = _layout.new(shape, input.dtype)
@@ -137,7 +140,9 @@ def gram_matrix_grad_input(
             [ 6.,  8.]]])
     """
     op = "gram_matrix_grad_input"
-    _checks.float_arrays(op, {"grad_output": grad_output, "input": input})
+    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     shape = _checks.gram_matrix_shape(op, input.shape)
     _checks.equal_shapes(
         op, "grad_output.shape", grad_output.shape, "the shape of the Gram matrices", shape

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastcv import _checks, _core
+from fastcv.ops._device import run_on_device
 
 Indices: TypeAlias = NDArray[np.int64]
 Duals: TypeAlias = NDArray[np.float64]
@@ -130,6 +131,9 @@ def linear_sum_assignment(
     """
     maximize = bool(maximize)
     costs = _checks.cost_matrix("linear_sum_assignment", "cost_matrix", cost_matrix)
+    if costs is None:
+        found: tuple[Any, ...] = run_on_device("linear_sum_assignment", locals())
+        return found
     limit = _checks.cost_limit("linear_sum_assignment", cost_limit, maximize)
     forbid_nan = _checks.nan_policy("linear_sum_assignment", nan_policy)
     try:
@@ -205,6 +209,9 @@ def linear_sum_assignment_batch(
     op = "linear_sum_assignment_batch"
     maximize = bool(maximize)
     problems = _checks.cost_matrices(op, costs)
+    if problems is None:
+        found: Indices = run_on_device(op, locals())
+        return found
     used = _checks.problem_sizes(op, sizes, problems)
     limit = _checks.cost_limit(op, cost_limit, maximize)
     forbid_nan = _checks.nan_policy(op, nan_policy)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 
 
 @overload
@@ -139,7 +140,9 @@ def max_pool2d(
     array([[[1, 6]]])
     """
     op = "max_pool2d"
-    _checks.float_arrays(op, {"input": input})
+    if _checks.float_arrays(op, {"input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     rounds_up = _checks.boolean(op, "ceil_mode", ceil_mode)
     plain = _core.plain_sizes(kernel_size, stride, padding, dilation)
     plan: Any = _plan if plain else _plan.__wrapped__
@@ -229,7 +232,9 @@ def max_pool2d_grad_input(
             [0., 0., 2., 0.]]])
     """
     op = "max_pool2d_grad_input"
-    _checks.float_arrays(op, {"grad_output": grad_output})
+    if _checks.float_arrays(op, {"grad_output": grad_output}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     _checks.index_array(op, indices)
     checked_shape = _checks.shape(op, "input_shape", input_shape)
     _checks.max_pool2d_grad_shapes(op, grad_output.shape, indices.shape, checked_shape)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 
 
 def max_unpool2d(
@@ -78,7 +79,9 @@ def max_unpool2d(
             [0., 0., 7., 0.]]])
     """
     op = "max_unpool2d"
-    _checks.float_arrays(op, {"input": input})
+    if _checks.float_arrays(op, {"input": input}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     _checks.index_array(op, indices)
     plain = _core.plain_sizes(kernel_size, stride, padding, output_size)
     result_shape: Any = _result_shape if plain else _result_shape.__wrapped__
@@ -156,7 +159,9 @@ def max_unpool2d_grad_input(grad_output: NDArray[FloatT], indices: NDArray[Any])
     array([[[1., 6.]]])
     """
     op = "max_unpool2d_grad_input"
-    _checks.float_arrays(op, {"grad_output": grad_output})
+    if _checks.float_arrays(op, {"grad_output": grad_output}, True):
+        found: NDArray[FloatT] = run_on_device(op, locals())
+        return found
     _checks.index_array(op, indices)
     _checks.max_unpool2d_grad_shapes(op, grad_output.shape, indices.shape)
     grad_input = _layout.empty(indices.shape, grad_output)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
+from fastcv.ops._device import run_on_device
 
 _OP = "scaled_dot_product_attention"
 
@@ -141,6 +142,8 @@ def scaled_dot_product_attention(
         kv_lengths,
         seed,
     )
+    if call is None:
+        return run_on_device(_OP, locals())
     g: _checks.AttentionGeometry = call.geometry
     want_lse = _checks.boolean(_OP, "return_lse", return_lse)
     want_weights = _checks.boolean(_OP, "return_weights", return_weights)
@@ -275,6 +278,9 @@ def scaled_dot_product_attention_grad(
         kv_lengths,
         seed,
     )
+    if call is None:
+        found: tuple[NDArray[FloatT], ...] = run_on_device(op, locals())
+        return found
     g: _checks.AttentionGeometry = call.geometry
     need_mask_grad = _checks.attention_gradient(
         op, grad_output, query, output, lse, attn_mask, g, need_mask_grad

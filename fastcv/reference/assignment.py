@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,8 +25,8 @@ def linear_sum_assignment(
     Where several matchings have the least cost, `fastcv` may choose another one.
     """
     op = "linear_sum_assignment"
-    given = _checks.cost_matrix(op, "cost_matrix", cost_matrix)
-    costs = given.astype(np.float64)
+    given: Any = _checks.cost_matrix(op, "cost_matrix", np.asarray(cost_matrix))
+    costs: Array = given.astype(np.float64)
     limit = _checks.cost_limit(op, cost_limit, maximize)
     forbid = _checks.nan_policy(op, nan_policy)
     if maximize:

@@ -96,7 +96,7 @@ class _Attention:
             mask = mask.astype(np.float64)
         defaults = {"causal_alignment": "top_left", "softcap": 0.0, "window": None}
         options = {**defaults, "kv_lengths": None, "seed": None, **options}
-        call = _checks.attention(op, q, k, v, mask, enable_gqa=enable_gqa, **options)
+        call: Any = _checks.attention(op, q, k, v, mask, enable_gqa=enable_gqa, **options)
         g = self.geometry = call.geometry
         self.rows_shape = g.rows_shape
         self.scale, cap, left, right, bottom_right, dropout, seed = call.parameters.values()
