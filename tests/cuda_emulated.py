@@ -11,21 +11,34 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from layouts import guarded
 
+import fastcv
+from fastcv.cuda import _extension
 from fastcv.cuda._memory import Memory
 
 ROOT = Path(__file__).parents[1]
 # NumPy has no bfloat16: unsigned integers of its size have its bits.
 _NAMES = {"uint16": "bfloat16"}
 _DTYPES = {"bfloat16": "uint16"}
+
+
+def use(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Make it fastcv._cuda for as long as a fixture lasts."""
+    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
+    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
+    _extension.extension.cache_clear()
+    assert _extension.extension() is module
+    yield module
+    _extension.extension.cache_clear()
 
 
 @cache

@@ -7,7 +7,6 @@ are moved or added in one order, so all bits have to agree.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import numpy as np
 import pytest
 from cases.max_pool2d import KINDS, Case
 from closeness import same_bits
-from cuda_emulated import ROOT, Emulated, built, from_bfloat16, to_bfloat16
+from cuda_emulated import ROOT, Emulated, built, from_bfloat16, to_bfloat16, use
 from layouts import LAYOUTS, guarded
 from shared import SANITIZED
 
 import fastcv
 import fastcv.cuda
-from fastcv.cuda import _extension, _pooling
+from fastcv.cuda import _pooling
 
 pytestmark = pytest.mark.skipif(
     SANITIZED, reason="fibers have stacks that the sanitizer does not know"
@@ -40,13 +39,7 @@ ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Every test in three orders of threads, since only races would tell them apart."""
     monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    module = built(few_blocks=request.param == "shuffled")
-    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
-    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
-    _extension.extension.cache_clear()
-    assert _extension.extension() is module
-    yield module
-    _extension.extension.cache_clear()
+    yield from use(built(few_blocks=request.param == "shuffled"), monkeypatch)
 
 
 def placed(array: np.ndarray, layout: str) -> np.ndarray:

@@ -5,17 +5,15 @@ The tests that need a device are skipped where there is none.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda_emulated import built
+from cuda_emulated import built, use
 from shared import SANITIZED
 
 import fastcv
 import fastcv.cuda
-from fastcv.cuda import _extension
 from fastcv.cuda._memory import Memory
 
 torch = pytest.importorskip("torch")
@@ -62,11 +60,7 @@ def emulated(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return 0
 
     monkeypatch.setattr(_cuda, "_FRAMEWORK", OnCpu())
-    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
-    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
-    _extension.extension.cache_clear()
-    yield
-    _extension.extension.cache_clear()
+    yield from use(module, monkeypatch)
 
 
 @each_dtype
