@@ -130,3 +130,22 @@ def conv2d_grad_weight(
 ) -> None: ...
 def conv2d_workspace_bytes(shape: _Convolution, dtype: Dtype) -> int: ...
 def conv2d_grad_weight_workspace_bytes(shape: _Convolution, dtype: Dtype) -> int: ...
+def gram_matrix_workspace_bytes(shape: Sequence[int], dtype: Dtype) -> int: ...
+def gram_matrix(
+    shape: Sequence[int],
+    dtype: Dtype,
+    scale: float,
+    input: _Array,
+    output: int,
+    workspace: int,
+    queue: _Queue,
+) -> None: ...
+def gram_matrix_grad_input(
+    shape: Sequence[int],
+    dtype: Dtype,
+    scale: float,
+    grad_output: _Array,
+    input: _Array,
+    grad_input: _Result,
+    queue: _Queue,
+) -> None: ...

@@ -50,6 +50,10 @@ void conv2d_grad_weight(const Conv2dShape&, Dtype, Tensor grad_output, Tensor in
 // Bytes of `workspace`, for both directions and for the gradient by the weight.
 int64_t conv2d_workspace_bytes(const Conv2dShape&, Dtype);
 int64_t conv2d_grad_weight_workspace_bytes(const Conv2dShape&, Dtype);
+// `output`: (N, C, C) without gaps. Gram matrices' fourth stride plays no part.
+void gram_matrix(const GramShape&, Dtype, double scale, Tensor input, void* output, void* workspace, Queue);
+int64_t gram_matrix_workspace_bytes(const GramShape&, Dtype);
+void gram_matrix_grad_input(const GramShape&, Dtype, double scale, Tensor grad_output, Tensor input, Result grad_input, Queue);
 
 // An index outside its plane is skipped where it is found, and noted (faults.h). Whether one was noted on this device since the
 // last time somebody asked; it waits for nothing, so kernels that still run may yet find one.

@@ -20,6 +20,7 @@ _ITEM_BYTES = {
     "uint32": 4,
     "uint16": 2,
     "uint8": 1,
+    "bool": 1,
 }
 
 

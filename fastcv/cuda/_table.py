@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastcv.cuda import _assignment, _convolution, _pooling
+from fastcv.cuda import _assignment, _convolution, _gram_matrix, _pooling
 
 # (framework, *arrays, *parameters) -> results, in the form of fastcv._gradients.TABLE.
-FLAT: dict[str, Callable[..., Any]] = {**_pooling.FLAT, **_convolution.FLAT}
+FLAT: dict[str, Callable[..., Any]] = {
+    **_pooling.FLAT,
+    **_convolution.FLAT,
+    **_gram_matrix.FLAT,
+}
 
 # (framework, *arguments, **keywords) -> results, as users call them: those of
 # fastcv._gradients.PLAIN.
