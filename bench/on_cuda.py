@@ -12,10 +12,11 @@ the host's, with the copies there and back that it needs.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -189,6 +190,99 @@ def assignments(rounds: int) -> None:
                 print(f"| {name} | {kind} | {key} | {median:.3f} | {ratio:.2f} |", flush=True)
 
 
+# Images (N, C, H, W).
+GRAM = {
+    "style_64": (1, 64, 512, 512),
+    "style_128": (1, 128, 256, 256),
+    "style_256": (4, 256, 128, 128),
+    "style_512": (4, 512, 64, 64),
+    "small_64": (64, 64, 28, 28),
+}
+# N, heads, tokens, columns, with a bias that the samples share: windows, whole images, long texts.
+ATTENTION = {
+    "window_49": (4096, 4, 49, 32, True),
+    "window_144": (1024, 4, 144, 32, True),
+    "vit_197": (64, 12, 197, 64, False),
+    "text_1k": (8, 16, 1024, 64, False),
+    "text_4k": (2, 16, 4096, 128, False),
+    "text_8k": (1, 16, 8192, 128, False),
+}
+Row = tuple[str, str, Callable[[], Any], Callable[[], Any], float]
+
+
+def gram_rows(dtype: torch.dtype) -> Iterator[Row]:
+    """Case, mode, fastcv's call, torch's, operations: those of one triangle, and of the product."""
+    for name, shape in GRAM.items():
+        x = torch.randn(shape, device="cuda", dtype=dtype)
+        batch, channels, height, width = shape
+        pixels = height * width
+        flat, scale = x.flatten(2), 1 / (channels * pixels)
+        grads = torch.randn(batch, channels, channels, device="cuda", dtype=dtype)
+        triangle = batch * channels * (channels + 1) * pixels
+        yield (
+            name,
+            "forward",
+            functools.partial(ft.gram_matrix, x),
+            lambda flat=flat, scale=scale: torch.bmm(flat, flat.mT) * scale,
+            triangle,
+        )
+        yield (
+            name,
+            "gradient",
+            functools.partial(ft.gram_matrix_grad_input, grads, x),
+            lambda flat=flat, grads=grads, scale=scale: torch.bmm((grads + grads.mT) * scale, flat),
+            2 * batch * channels**2 * pixels,
+        )
+
+
+def attention_rows(dtype: torch.dtype) -> Iterator[Row]:
+    """The same for attention, whose gradient counts five products of a forward pass's two."""
+    torchs = torch.nn.functional.scaled_dot_product_attention
+    for name, (batch, heads, tokens, columns, with_bias) in ATTENTION.items():
+        shape = (batch, heads, tokens, columns)
+        arrays = [torch.randn(shape, device="cuda", dtype=dtype) for _ in range(3)]
+        bias = torch.randn(1, heads, tokens, tokens, device="cuda", dtype=dtype)
+        mask = bias if with_bias else None
+        products = 2.0 * batch * heads * tokens * tokens * columns
+        yield (
+            name,
+            "forward",
+            functools.partial(ft.scaled_dot_product_attention, *arrays, mask),
+            functools.partial(torchs, *arrays, mask),
+            2 * products,
+        )
+        output, lse = ft.scaled_dot_product_attention(*arrays, mask, return_lse=True)
+        leaves = [each.detach().requires_grad_() for each in (*arrays, *([bias] * with_bias))]
+        whole = torchs(*leaves)
+        yield (
+            name,
+            "gradient",
+            functools.partial(
+                ft.scaled_dot_product_attention_grad,
+                *(output, *arrays, output, lse, mask),
+                need_mask_grad=with_bias,
+            ),
+            functools.partial(torch.autograd.grad, whole, leaves, output, retain_graph=True),
+            5 * products,
+        )
+
+
+def products(title: str, rows: Callable[[torch.dtype], Iterator[Row]], rounds: int) -> None:
+    """Print the table of an operation that is made of products."""
+    print(f"\n{title}\n")
+    print("| case | type | mode | fastcv ms | torch ms | torch / fastcv | TFLOP/s |")
+    print("|---|---|---|---:|---:|---:|---:|")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for name, mode, own, torchs, operations in rows(dtype):
+            own(), torchs()
+            times = [(milliseconds(own), milliseconds(torchs)) for _ in range(rounds)]
+            ours, theirs = (statistics.median(each) for each in zip(*times, strict=True))
+            figures = (
+                f"{ours:.4f} | {theirs:.4f} | {theirs / ours:.2f} | {operations / ours / 1e9:.1f}"
+            )
+            print(f"| {name} | {str(dtype)[6:]} | {mode} | {figures} |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
@@ -236,6 +330,8 @@ def main() -> int:
                     cells = (name, str(dtype)[6:], kind, mode, *figures, rate)
                     print(f"| {' | '.join(cells)} |", flush=True)
     assignments(rounds)
+    products("Gram matrices, beside `torch.bmm`:", gram_rows, rounds)
+    products("Attention, beside torch's fused one:", attention_rows, rounds)
     return 0
 
 

@@ -20,6 +20,10 @@ _Image = tuple[int, Sequence[int], int, int, int, int, int]
 _Problems = Sequence[_Problem] | tuple[_Problem, int, int]
 # maximize, forbid_nan, cost_limit
 _Ask = tuple[bool, bool, float]
+# Scale, softcap, left, right, bottom_right, dropout, seed.
+_AttentionOptions = tuple[float, float, int, int, bool, float, int]
+# Query, key, value, mask, whether that is boolean, lengths, a length's bytes.
+_AttentionInputs = tuple[_Array, _Array, _Array, _Array, bool, _Array, int]
 
 archs: str
 
@@ -147,5 +151,34 @@ def gram_matrix_grad_input(
     grad_output: _Array,
     input: _Array,
     grad_input: _Result,
+    queue: _Queue,
+) -> None: ...
+def scaled_dot_product_attention(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    options: _AttentionOptions,
+    inputs: _AttentionInputs,
+    dtype: Dtype,
+    output: int,
+    lse: int,
+    weights: int,
+    queue: _Queue,
+) -> None: ...
+def scaled_dot_product_attention_grad_workspace_bytes(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    options: _AttentionOptions,
+    inputs: _AttentionInputs,
+    gradients: _AttentionGradients,
+    dtype: Dtype,
+) -> int: ...
+def scaled_dot_product_attention_grad(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    options: _AttentionOptions,
+    inputs: _AttentionInputs,
+    gradients: _AttentionGradients,
+    dtype: Dtype,
+    workspace: int,
     queue: _Queue,
 ) -> None: ...

@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 import fastcv.torch as ft  # noqa: E402
 from fastcv.torch import _cuda  # noqa: E402
 
+ATTENTION = "scaled_dot_product_attention"
 original = _cuda.run_plain
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -174,6 +175,57 @@ def test_shapes_of_tensors_on_a_device(emulated: None, dtype: Any) -> None:
         assert values.is_contiguous(memory_format=torch.channels_last)
 
 
+@each_dtype
+def test_tensors_reach_the_kernels_of_matrices(emulated: None, dtype: Any) -> None:
+    # Sums of small integers are exact in every dtype.
+    x = torch.randint(-2, 3, (2, 5, 3, 4)).to(dtype)
+    flat = x.double().flatten(2)
+    gram = _cuda.run("gram_matrix", (x,), (1.0,))
+    assert gram.dtype == dtype and torch.equal(gram.double(), flat @ flat.mT)
+    grad = _cuda.run("gram_matrix_grad_input", (gram, x), (0.125,))
+    assert torch.equal(grad.double().flatten(2), (gram.double() @ flat / 4).to(dtype).double())
+
+    # Equal scores: weights of one in four.
+    zeros, value = (
+        torch.zeros(2, 3, 4, 5, dtype=dtype),
+        torch.randint(-8, 8, (2, 3, 4, 6)).to(dtype),
+    )
+    options = (0.0, False, None, False, "top_left", 0.0, [-1, -1], None)
+    arrays = (zeros, zeros, value)
+    output, lse, weights = _cuda.run(ATTENTION, (*arrays, None, None), (*options, True, True))
+    assert output.dtype == weights.dtype == dtype
+    assert torch.equal(output.double(), value.double().mean(-2, keepdim=True).expand(2, 3, 4, 6))
+    assert lse.dtype == (dtype if dtype is torch.float64 else torch.float32)
+    torch.testing.assert_close(lse.double(), torch.full((2, 3, 4), 4.0).double().log())
+    assert (weights == 0.25).all()
+    alone, nothing, neither = _cuda.run(ATTENTION, (*arrays, None, None), (*options, False, False))
+    assert torch.equal(alone, output) and nothing.dtype == lse.dtype
+    assert nothing.shape == neither.shape == (0,)
+    mask, lengths = torch.zeros(4, 4, dtype=dtype), torch.tensor([4, 4], dtype=torch.int32)
+    arrays = (output, *arrays, output, lse, mask, lengths)
+    grads = _cuda.run(f"{ATTENTION}_grad", arrays, (*options, True))
+    assert [each.shape for each in grads] == [each.shape for each in (*arrays[1:4], mask)]
+    assert torch.equal(grads[2].double(), output.double())
+    none = _cuda.run(f"{ATTENTION}_grad", (*arrays[:6], None, None), (*options, False))[3]
+    assert none.shape == (0,) and none.dtype == dtype
+
+
+@each_dtype
+def test_shapes_of_attention_on_a_device(emulated: None, dtype: Any) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 4, 5, device="cuda", dtype=dtype)
+        options = (0.0, False, None, False, "top_left", 0.0, [-1, -1], None)
+        operator = torch.ops.fastcv.scaled_dot_product_attention
+        output, lse, weights = operator(x, x, x, None, None, *options, True, False)
+        assert output.is_cuda and output.shape == x.shape and output.dtype == dtype
+        assert lse.shape == (2, 3, 4)
+        assert lse.dtype == (dtype if dtype is torch.float64 else torch.float32)
+        assert weights.shape == (0,) and weights.dtype == dtype
+        assert torch.ops.fastcv.gram_matrix(x, None).shape == (2, 3, 3)
+
+
 def test_without_kernels_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -299,6 +351,14 @@ def test_late_errors_of_assignment() -> None:
     fastcv.cuda.synchronize()
 
 
+def close(got: Any, want: Any, dtype: Any) -> None:
+    """As close as sums in float32, rounded to the type, are to float64."""
+    unit = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3}.get(dtype, 3e-2)
+    assert got.dtype == dtype
+    error = (got.detach().cpu().double() - want.detach()).abs().max()
+    assert error <= unit * (want.detach().abs().max() + 1e-2)
+
+
 @on_device
 @each_dtype
 @each_format
@@ -347,6 +407,73 @@ def test_cupy_s_arrays() -> None:
     costs = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
     got = fastcv.linear_sum_assignment(cupy.asarray(costs.numpy()))
     assert equal([torch.from_dlpack(each) for each in got], ft.linear_sum_assignment(costs))
+
+
+@on_device
+@each_dtype
+@each_format
+@pytest.mark.parametrize("shape", [(2, 64, 56, 56), (3, 130, 9, 7), (1, 512, 28, 28)], ids=str)
+def test_gram_matrices_on_a_device(dtype: Any, memory_format: Any, shape: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.rand(shape, generator=generator).to(dtype).double()
+    x = exact.to("cuda", dtype).contiguous(memory_format=memory_format).requires_grad_()
+    wide = exact.requires_grad_()
+    got, want = ft.gram_matrix(x), ft.gram_matrix(wide)
+    assert torch.equal(got, got.mT)
+    close(got, want, dtype)
+    (grad,) = torch.autograd.grad(got, x, got.detach())
+    (wanted,) = torch.autograd.grad(want, wide, got.detach().cpu().double())
+    close(grad, wanted, dtype)
+    again = ft.gram_matrix(x)
+    assert torch.equal(again, got)
+
+
+@on_device
+@each_dtype
+@pytest.mark.parametrize("columns", [32, 64, 128])
+@pytest.mark.parametrize("tokens", [49, 144, 515])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"is_causal": True}, {"window": (40, 7), "softcap": 3.0}, {"dropout_p": 0.2, "seed": 5}],
+    ids=str,
+)
+def test_attention_on_a_device(dtype: Any, columns: int, tokens: int, options: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3, tokens, columns)] * 3 + [(3, tokens, tokens)]
+    exact = [torch.randn(shape, generator=generator).to(dtype).double() for shape in shapes]
+    tensors = [each.to("cuda", dtype).requires_grad_() for each in exact]
+    wide = [each.requires_grad_() for each in exact]
+    got = ft.scaled_dot_product_attention(*tensors, **options)
+    want = ft.scaled_dot_product_attention(*wide, **options)
+    close(got, want, dtype)
+    if set(options) <= {"is_causal"}:
+        mask = wide[3]
+        if options:
+            hidden = torch.ones(tokens, tokens, dtype=torch.bool).tril().logical_not()
+            mask = mask.masked_fill(hidden, -torch.inf)
+        torchs = torch.nn.functional.scaled_dot_product_attention(*wide[:3], mask)
+        close(got, torchs, dtype)
+    grads = torch.autograd.grad(got, tensors, got.detach())
+    wanted = torch.autograd.grad(want, wide, got.detach().cpu().double())
+    for one, other in zip(grads, wanted, strict=True):
+        close(one, other, dtype)
+    again = ft.scaled_dot_product_attention(*tensors, **options)
+    repeated = torch.autograd.grad(again, tensors, got.detach())
+    assert torch.equal(again, got)
+    assert all(torch.equal(one, other) for one, other in zip(grads, repeated, strict=True))
+
+
+@on_device
+def test_attention_with_lengths_and_groups_on_a_device() -> None:
+    query, key = torch.randn(2, 8, 70, 40, device="cuda"), torch.randn(2, 2, 200, 40, device="cuda")
+    lengths = torch.tensor([3, 180], device="cuda")
+    options: dict[str, Any] = {"enable_gqa": True, "return_lse": True, "return_weights": True}
+    mask = torch.rand(2, 1, 1, 200, device="cuda") < 0.8
+    got = ft.scaled_dot_product_attention(query, key, key, mask, kv_lengths=lengths, **options)
+    wide = (query.cpu().double(), key.cpu().double(), key.cpu().double(), mask.cpu())
+    want = ft.scaled_dot_product_attention(*wide, kv_lengths=lengths.cpu(), **options)
+    for one, other in zip(got, want, strict=True):
+        close(one.nan_to_num(neginf=-9), other.nan_to_num(neginf=-9), torch.float32)
 
 
 @on_device

@@ -78,5 +78,6 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
           py::arg("grad_output"), py::arg("indices"), py::arg("grad_input"), py::arg("queue"), released);
     add_convolution(m);
     add_assignment(m);
+    add_attention(m);
     add_gram_matrix(m);
 }

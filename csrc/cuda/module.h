@@ -32,5 +32,6 @@ inline Queue queue_of(const PyQueue& q) { return {std::get<0>(q), pointer(std::g
 void add_convolution(py::module_&);
 void add_assignment(py::module_&);
 void add_gram_matrix(py::module_&);
+void add_attention(py::module_&);
 
 }  // namespace fastcv::cuda

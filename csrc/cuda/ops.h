@@ -55,6 +55,32 @@ void gram_matrix(const GramShape&, Dtype, double scale, Tensor input, void* outp
 int64_t gram_matrix_workspace_bytes(const GramShape&, Dtype);
 void gram_matrix_grad_input(const GramShape&, Dtype, double scale, Tensor grad_output, Tensor input, Result grad_input, Queue);
 
+// An attention's inputs; in its shape kv_lengths is null. Where an array broadcasts, strides are 0.
+struct AttentionCall {
+    AttentionShape s;
+    HeadTensor query, key, value;
+    AttentionMask mask_kind;
+    HeadTensor mask;
+    HeadTensor lengths;  // integers of length_bytes, 4 or 8, with batch axes alone; or null
+    int length_bytes;
+};
+// Results are without gaps. lse: float32 where elements have two bytes, else of their type; null unless asked for, and then
+// needed if weights are.
+void attention(const AttentionCall&, Dtype, void* output, void* lse, void* weights, Queue);
+
+// A gradient's result, without gaps, and the axes (batch.., heads, rows, columns) along which its array broadcast.
+constexpr int kMaxHeadAxes = kMaxBatchAxes + 3;
+struct SharedResult {
+    void* data;
+    bool shared[kMaxHeadAxes];
+};
+struct AttentionGradients {
+    HeadTensor grad_output, output, lse;
+    SharedResult query, key, value, mask;  // mask: null unless asked for
+};
+void attention_grad(const AttentionCall&, const AttentionGradients&, Dtype, void* workspace, Queue);
+int64_t attention_grad_workspace_bytes(const AttentionCall&, const AttentionGradients&, Dtype);
+
 // An index outside its plane is skipped where it is found, and noted (faults.h). Whether one was noted on this device since the
 // last time somebody asked; it waits for nothing, so kernels that still run may yet find one.
 bool take_index_fault(int device);

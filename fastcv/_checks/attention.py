@@ -74,6 +74,24 @@ def attention(
         _attention_mask(op, attn_mask, query.dtype, geometry)
     if kv_lengths is not None:
         kv_lengths = _key_lengths(op, kv_lengths, geometry)
+    parameters = attention_parameters(
+        op, geometry, dropout_p, is_causal, scale, causal_alignment, softcap, window, seed
+    )
+    return AttentionCall(geometry, kv_lengths, parameters)
+
+
+def attention_parameters(
+    op: str,
+    geometry: AttentionGeometry,
+    dropout_p: Any,
+    is_causal: Any,
+    scale: Any,
+    causal_alignment: Any,
+    softcap: Any,
+    window: Any,
+    seed: Any,
+) -> dict[str, Any]:
+    """Check the options, and return what the kernels take by these names."""
     dropout = real(op, "dropout_p", dropout_p)
     if not 0 <= dropout <= 1:
         raise ValueError(f"{op}: dropout_p must be from 0 to 1, got {dropout}")
@@ -100,7 +118,7 @@ def attention(
         raise ValueError(
             f"{op}: causal_alignment must be 'top_left' or 'bottom_right', got {causal_alignment!r}"
         )
-    parameters = {
+    return {
         "scale": factor,
         "softcap": cap,
         "left": left,
@@ -109,7 +127,6 @@ def attention(
         "dropout": dropout,
         "seed": seed or 0,
     }
-    return AttentionCall(geometry, kv_lengths, parameters)
 
 
 @lru_cache(maxsize=256)
@@ -197,13 +214,18 @@ def _attention_mask(op: str, mask: Any, dtype: np.dtype[Any], geometry: Attentio
         raise TypeError(
             f"{op}: attn_mask.dtype must be bool or query.dtype, got {mask.dtype} and {dtype}"
         )
+    attention_mask_shape(op, mask.shape, geometry)
+
+
+def attention_mask_shape(op: str, shape: Shape, geometry: AttentionGeometry) -> None:
+    """Require that a mask broadcasts to the scores."""
     full = (*geometry.rows_shape, geometry.keys)
-    short = full[len(full) - mask.ndim :]
-    if mask.ndim > len(full) or any(
-        size not in (1, whole) for size, whole in zip(mask.shape, short, strict=True)
+    short = full[max(0, len(full) - len(shape)) :]
+    if len(shape) > len(full) or any(
+        size not in (1, whole) for size, whole in zip(shape, short, strict=True)
     ):
         raise ValueError(
-            f"{op}: attn_mask.shape must broadcast to (..., Hq, L, S), got {mask.shape} and {full}"
+            f"{op}: attn_mask.shape must broadcast to (..., Hq, L, S), got {shape} and {full}"
         )
 
 
@@ -212,16 +234,19 @@ def _key_lengths(op: str, lengths: Any, geometry: AttentionGeometry) -> NDArray[
         raise TypeError(f"{op}: kv_lengths must be a numpy.ndarray, got {type(lengths).__name__}")
     if not np.issubdtype(lengths.dtype, np.integer):
         raise TypeError(f"{op}: kv_lengths.dtype must be an integer type, got {lengths.dtype}")
-    expected = geometry.batch or (1,)
-    equal_shapes(
-        op, "kv_lengths.shape", lengths.shape, "the axes of query before the heads", expected
-    )
+    key_lengths_shape(op, lengths.shape, geometry)
     if lengths.size and not 0 <= int(lengths.min()) <= int(lengths.max()) <= geometry.keys:
         raise ValueError(
             f"{op}: kv_lengths must be from 0 to key.shape[-2], got {int(lengths.min())} to "
             f"{int(lengths.max())} and {geometry.keys} keys"
         )
     return np.ascontiguousarray(lengths, np.int64)
+
+
+def key_lengths_shape(op: str, shape: Shape, geometry: AttentionGeometry) -> None:
+    """Require a length for each sample."""
+    relation = "the axes of query before the heads"
+    equal_shapes(op, "kv_lengths.shape", shape, relation, geometry.batch or (1,))
 
 
 def _attention_window(op: str, window: Any, geometry: AttentionGeometry) -> Pair:
@@ -248,13 +273,26 @@ def attention_gradient(
     """Check what the gradient takes beyond the forward's arguments; return `need_mask_grad`."""
     arrays = {"query": query, "grad_output": grad_output, "output": output, "lse": lse}
     float_arrays(op, arrays)
+    attention_gradient_shapes(op, grad_output.shape, output.shape, lse.shape, geometry)
+    is_boolean = attn_mask is not None and attn_mask.dtype == np.dtype(bool)
+    return needs_mask_gradient(op, need_mask_grad, attn_mask, is_boolean)
+
+
+def attention_gradient_shapes(
+    op: str, grad_output: Shape, output: Shape, lse: Shape, geometry: AttentionGeometry
+) -> None:
+    """Require that what belongs to the forward call has its results' shapes."""
     shape_of_output = (*geometry.rows_shape, geometry.value_columns)
     relation = "the shape of the attention's output"
-    equal_shapes(op, "grad_output.shape", grad_output.shape, relation, shape_of_output)
-    equal_shapes(op, "output.shape", output.shape, relation, shape_of_output)
-    equal_shapes(op, "lse.shape", lse.shape, "output.shape[:-1]", geometry.rows_shape)
+    equal_shapes(op, "grad_output.shape", grad_output, relation, shape_of_output)
+    equal_shapes(op, "output.shape", output, relation, shape_of_output)
+    equal_shapes(op, "lse.shape", lse, "output.shape[:-1]", geometry.rows_shape)
+
+
+def needs_mask_gradient(op: str, need_mask_grad: Any, attn_mask: Any, is_boolean: bool) -> bool:
+    """Return `need_mask_grad`, which only numbers can have."""
     needed = boolean(op, "need_mask_grad", need_mask_grad)
-    if needed and (attn_mask is None or attn_mask.dtype == np.dtype(bool)):
+    if needed and (attn_mask is None or is_boolean):
         kind = "None" if attn_mask is None else "a boolean mask"
         raise ValueError(f"{op}: need_mask_grad needs an additive attn_mask, got {kind}")
     return needed

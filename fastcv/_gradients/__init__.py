@@ -14,7 +14,7 @@ from typing import Any
 
 import fastcv
 from fastcv._gradients import attention, convolution, gram_matrix, pooling
-from fastcv._gradients.op import Arrays, Backward, Batch, Functions, Op, Parameters
+from fastcv._gradients.op import Arrays, Backward, Batch, Functions, Op, Parameters, Result
 
 TABLE: dict[str, Op] = {
     op.name: op for file in (convolution, pooling, gram_matrix, attention) for op in file.ENTRIES
@@ -31,4 +31,14 @@ PLAIN: dict[str, Callable[..., Any]] = {
     )
 }
 
-__all__ = ["PLAIN", "TABLE", "Arrays", "Backward", "Batch", "Functions", "Op", "Parameters"]
+__all__ = [
+    "PLAIN",
+    "TABLE",
+    "Arrays",
+    "Backward",
+    "Batch",
+    "Functions",
+    "Op",
+    "Parameters",
+    "Result",
+]

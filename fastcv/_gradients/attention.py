@@ -502,7 +502,7 @@ ENTRIES = (
         shape=_shape,
         gradients=_gradients,
         batched=_batched,
-        results=(Result("output"), Result("lse"), Result("weights")),
+        results=(Result("output"), Result("lse", wide=True), Result("weights")),
         saves=(0, 1),
         saving={"return_lse": True},
     ),

@@ -45,6 +45,8 @@ class Result(NamedTuple):
     differentiable: bool = True
     # The parameter that names its dtype; None: that of the first array.
     dtype: str | None = None
+    # Whether it is float32 where the first array's numbers have two bytes.
+    wide: bool = False
 
 
 class Backward(NamedTuple):

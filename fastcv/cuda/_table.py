@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastcv.cuda import _assignment, _convolution, _gram_matrix, _pooling
+from fastcv.cuda import _assignment, _attention, _convolution, _gram_matrix, _pooling
 
 # (framework, *arrays, *parameters) -> results, in the form of fastcv._gradients.TABLE.
 FLAT: dict[str, Callable[..., Any]] = {
     **_pooling.FLAT,
     **_convolution.FLAT,
     **_gram_matrix.FLAT,
+    **_attention.FLAT,
 }
 
 # (framework, *arguments, **keywords) -> results, as users call them: those of

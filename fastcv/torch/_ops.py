@@ -23,7 +23,17 @@ import numpy as np
 import torch
 
 from fastcv import _layout
-from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Functions, Op, Parameters
+from fastcv._gradients import (
+    PLAIN,
+    TABLE,
+    Arrays,
+    Backward,
+    Batch,
+    Functions,
+    Op,
+    Parameters,
+    Result,
+)
 from fastcv.torch import _cuda
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
@@ -113,6 +123,12 @@ def _empty(
     *batch, channels, height, width = shape
     memory = like.new_empty((*batch, height, width, channels), dtype=kind)
     return memory.permute((0, 3, 1, 2) if batch else (2, 0, 1))
+
+
+def _dtype_of(result: Result, named: dict[str, Any], like: torch.Tensor) -> str | None:
+    if result.wide and like.dtype in _HALVES:
+        return "float32"
+    return result.dtype and named[result.dtype]
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
@@ -265,7 +281,7 @@ def _register(op: Op) -> None:
         named = dict(zip(op.parameters, arguments[count:], strict=True))
         like = arguments[op.layout_of or 0]
         results = tuple(
-            _empty(shape, like, op.layout_of is not None, result.dtype and named[result.dtype])
+            _empty(shape, like, op.layout_of is not None, _dtype_of(result, named, like))
             for shape, result in zip(found if several else (found,), op.results, strict=True)
         )
         return results if several else results[0]
