@@ -24,6 +24,10 @@ _Ask = tuple[bool, bool, float]
 _AttentionOptions = tuple[float, float, int, int, bool, float, int]
 # Query, key, value, mask, whether that is boolean, lengths, a length's bytes.
 _AttentionInputs = tuple[_Array, _Array, _Array, _Array, bool, _Array, int]
+# An address, and over which axes the gradient is summed.
+_Gradient = tuple[int, Sequence[bool]]
+# grad_output, output, lse; the gradients of query, key, value, mask.
+_AttentionGradients = tuple[_Array, _Array, _Array, _Gradient, _Gradient, _Gradient, _Gradient]
 
 archs: str
 

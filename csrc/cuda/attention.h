@@ -43,14 +43,21 @@ struct Dropout {
             key1 += 0xBB67AE85u;
         }
     }
-    // Factors of this thread's weights in a row of a tile that begins at `key`: one block has all of them.
-    template <class W>
-    __device__ void factors(W (&kept)[kMicro<W>], int64_t head, int64_t row, int64_t key) const {
-        uint32_t words_[4] = {};
-        if (drops) words(words_, uint32_t(key / 64 * kSide + thread_x()), row, head);
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-            const uint32_t word = kMicro<W> == 4 ? words_[j] : words_[key % 64 / kSide + j];
-            kept[j] = !drops ? W(1) : word >= threshold ? W(factor) : W(0);
+    // Factors of this thread's weights in a row of a tile that begins at `key`: a block has those of keys 16 apart.
+    template <class T, class W = typename Wide<T>::type>
+    __device__ void factors(W (&kept)[kColumns<T>], int64_t head, int64_t row, int64_t key) const {
+        const auto factor_of = [&](uint32_t word) { return !drops ? W(1) : word >= threshold ? W(factor) : W(0); };
+        uint32_t c[4] = {};
+        if constexpr (kTensorCores<T>) {
+            FASTCV_UNROLL for (int j = 0; j < 4; j++) {
+                if (drops) words(c, uint32_t(key / 64 * kSide + j / 2 * 8 + lane_column() + j % 2), row, head);
+                kept[j] = factor_of(warp_column() == 0 ? c[0] : c[2]);
+                kept[j + 4] = factor_of(warp_column() == 0 ? c[1] : c[3]);
+            }
+        } else {
+            if (drops) words(c, uint32_t(key / 64 * kSide + thread_x()), row, head);
+            FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++)
+                kept[j] = factor_of(kColumns<T> == 4 ? c[j] : c[key % 64 / kSide + j]);
         }
     }
 };
@@ -151,17 +158,17 @@ __device__ inline int64_t up_to(int64_t a, int64_t most) { return a < most ? a :
 // Masked scores of a tile, times log2(e); -infinity for a key that a row does not see. `slope`, where it is not null, becomes the
 // derivative of the cap.
 template <class T, class W = typename Wide<T>::type>
-__device__ void score_tile(const AttentionArguments& a, TileMemory<W>& memory, const Head& head, int64_t row, int64_t key,
-                           Sums<W>& x, Sums<W>* slope = nullptr) {
+__device__ void score_tile(const AttentionArguments& a, TileMemory<T>& memory, const Head& head, int64_t row, int64_t key,
+                           Sums<T>& x, Sums<T>* slope = nullptr) {
     const AttentionShape& s = a.s;
     x.clear();
     multiply_panels<T>(x, memory, rows_of(head.query, a.query, row, s.L, s.E), rows_of(head.key, a.key, key, head.length, s.E));
     const W scale = W(s.scale), cap = W(s.softcap);
-    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
-        const int64_t l = row + thread_y() + i * kSide;
+    FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
+        const int64_t l = row + row_of<T>(i);
         const KeyRange seen = l < s.L ? head.seen(s, l) : KeyRange{0, 0};
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-            const int64_t k = key + thread_x() + j * kSide;
+        FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+            const int64_t k = key + column_of<T>(j);
             bool is_seen = k >= seen.first && k < seen.last;
             W score = x.at[i][j] * scale;
             if (slope) slope->at[i][j] = 1;

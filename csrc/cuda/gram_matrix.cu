@@ -84,7 +84,7 @@ __device__ inline Pair tile_pair(int64_t index, int64_t tiles) {
 template <class T>
 __global__ void products(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ TileMemory<W> memory;
+    __shared__ TileMemory<T> memory;
     const int64_t C = a.s.C, pairs = a.tiles * (a.tiles + 1) / 2;
     for (int64_t item = blockIdx.x; item < a.s.N * pairs * a.parts; item += gridDim.x) {
         const int64_t part = item % a.parts, pair = item / a.parts % pairs, n = item / a.parts / pairs;
@@ -104,14 +104,14 @@ __global__ void products(Arguments a) {
             return piece;
         };
         const Side left = side(tile.row * kTile<W>), right = side(tile.column * kTile<W>);
-        Sums<W> sums;
+        Sums<T> sums;
         sums.clear();
         multiply_panels(
             sums, memory, depth, left, right, [&](int64_t k) { return fetch(left, k); },
             [&](int64_t k) { return fetch(right, k); });
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-            FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-                const int64_t y = thread_y() + i * kSide, x = thread_x() + j * kSide;
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++)
+            FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+                const int64_t y = row_of<T>(i), x = column_of<T>(j);
                 if (a.parts > 1) {
                     static_cast<W*>(a.parts_memory)[(item * kTile<W> + y) * kTile<W> + x] = sums.at[i][j];
                     continue;
@@ -148,7 +148,7 @@ __global__ void join_parts(Arguments a) {
 template <class T>
 __global__ void gradient(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ TileMemory<W> memory;
+    __shared__ TileMemory<T> memory, rests;  // the weights are no numbers of T
     const int64_t C = a.s.C, pixels = a.s.H * a.s.W, pixel_tiles = (pixels + kTile<W> - 1) / kTile<W>;
     for (int64_t item = blockIdx.x; item < a.s.N * a.tiles * pixel_tiles; item += gridDim.x) {
         const int64_t tile = item % a.tiles, n = item / a.tiles / pixel_tiles;
@@ -180,15 +180,15 @@ __global__ void gradient(Arguments a) {
             }
             return piece;
         };
-        Sums<W> sums;
+        Sums<T> sums;
         sums.clear();
         if (a.channels_last)
-            multiply_panels(sums, memory, C, columns, weights, fetch_pixels, fetch_weights);
+            multiply_panels(sums, memory, C, columns, weights, fetch_pixels, fetch_weights, &rests);
         else
-            multiply_panels(sums, memory, C, weights, columns, fetch_weights, fetch_pixels);
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-            FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-                const int64_t y = thread_y() + i * kSide, x = thread_x() + j * kSide;
+            multiply_panels(sums, memory, C, weights, columns, fetch_weights, fetch_pixels, &rests);
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++)
+            FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+                const int64_t y = row_of<T>(i), x = column_of<T>(j);
                 const int64_t c = channel + (a.channels_last ? x : y), p = pixel + (a.channels_last ? y : x);
                 if (c >= C || p >= pixels) continue;
                 const int64_t at = a.channels_last ? (n * pixels + p) * C + c : (n * C + c) * pixels + p;

@@ -19,8 +19,7 @@
 //
 // A window of an image, 49 or 144 tokens, is one or three such blocks, whose keys the second-level cache has.
 //
-// float16 and bfloat16 are widened as they are read; all sums, and the weights, are float32. lse is float32 there too. This is no
-// use of tensor cores yet. Sums have one order, so each call gives the same bits.
+// Sums of float16 and bfloat16, their weights and lse are float32. Sums have one order, so each call gives the same bits.
 //
 // `weights`, where asked for, are made by a second kernel, from lse. No figure has been measured.
 //
@@ -39,24 +38,24 @@ struct Arguments : AttentionArguments {
 };
 
 // What each row's threads have to tell each other.
-template <class W>
-using RowPieces = W[kTile<W>][kSide + 1];
+template <class T, class W = typename Wide<T>::type>
+using RowPieces = W[kTile<W>][kRowPieces<T> + 1];
 
 // The largest, or the sum, of what the row's threads have, in their order.
-template <class W, class Join>
-__device__ W joined(const RowPieces<W>& pieces, int row, const Join& join) {
+template <class W, int kPitch, class Join>
+__device__ W joined(const W (&pieces)[kTile<W>][kPitch], int row, const Join& join) {
     W result = pieces[row][0];
-    for (int x = 1; x < kSide; x++) result = join(result, pieces[row][x]);
+    for (int x = 1; x < kPitch - 1; x++) result = join(result, pieces[row][x]);
     return result;
 }
 
 template <class T, int kChunks>
 __global__ void forward(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ SquareMemory<W> memory;
-    __shared__ RowPieces<W> pieces;
+    __shared__ SquareMemory<T> memory;
+    __shared__ RowPieces<T> pieces;
     const AttentionShape& s = a.s;
-    const int y = thread_y(), x = thread_x();
+    const int x = row_piece<T>();
     for (int64_t item = blockIdx.x; item < s.N * s.H * s.G * a.row_tiles * a.chunks; item += gridDim.x) {
         const int64_t column = item % a.chunks * (kChunks * kTile<W>);
         // Later rows may see more keys, and begin first.
@@ -64,55 +63,56 @@ __global__ void forward(Arguments a) {
         const Head head(a, item / a.chunks / a.row_tiles);
         if (threadIdx.x == 0) memory.careful = false;
         __syncthreads();
-        Sums<W> output[kChunks];
-        W largest[kMicro<W>], sum[kMicro<W>];
+        Sums<T> output[kChunks];
+        W largest[kRows<T>], sum[kRows<T>];
         FASTCV_UNROLL for (int c = 0; c < kChunks; c++) output[c].clear();
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) largest[i] = minus_infinity(W()), sum[i] = 0;
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) largest[i] = minus_infinity(W()), sum[i] = 0;
 
         const KeyRange seen = head.template seen_by_tile<W>(s, row);
         for (int64_t key = seen.first; key < seen.last; key += kTile<W>) {
-            Sums<W> scores;
+            Sums<T> scores;
             score_tile<T>(a, memory.panels, head, row, key, scores);
-            FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
+            FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
                 W most = scores.at[i][0];
-                FASTCV_UNROLL for (int j = 1; j < kMicro<W>; j++) most = fmax(most, scores.at[i][j]);
-                pieces[y + i * kSide][x] = most;
+                FASTCV_UNROLL for (int j = 1; j < kColumns<T>; j++) most = fmax(most, scores.at[i][j]);
+                pieces[row_of<T>(i)][x] = most;
             }
             __syncthreads();
-            FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
-                const W found = joined(pieces, y + i * kSide, [](W p, W q) { return fmax(p, q); });
+            FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
+                const W found = joined(pieces, row_of<T>(i), [](W p, W q) { return fmax(p, q); });
                 const W most = fmax(largest[i], found), shift = most == minus_infinity(W()) ? W(0) : most;
                 const W before = exp2(largest[i] - shift);
                 largest[i] = most;
                 sum[i] *= before;
                 FASTCV_UNROLL for (int c = 0; c < kChunks; c++)
-                    FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) output[c].at[i][j] *= before;
-                W kept[kMicro<W>];
-                a.dropout.factors(kept, head.flat, row + y + i * kSide, key);
-                FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
+                    FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) output[c].at[i][j] *= before;
+                W kept[kColumns<T>];
+                a.dropout.factors<T>(kept, head.flat, row + row_of<T>(i), key);
+                FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
                     const W weight = exp2(scores.at[i][j] - shift);
                     sum[i] += weight;
-                    memory.square.at[x + j * kSide][y].at[i] = weight * kept[j];
+                    scores.at[i][j] = weight * kept[j];
                 }
             }
+            store_by_column(memory.square, scores);
             FASTCV_UNROLL for (int c = 0; c < kChunks; c++)
                 if (c == 0 || column + c * kTile<W> < s.F)
                     multiply_square<T>(output[c], memory,
                                        columns_of(head.value, a.value, key, up_to(head.length - key, kTile<W>),
                                                   column + c * kTile<W>, s.F));
         }
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) pieces[y + i * kSide][x] = sum[i];
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) pieces[row_of<T>(i)][x] = sum[i];
         __syncthreads();
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
-            const int64_t l = row + y + i * kSide;
-            const W all = joined(pieces, y + i * kSide, [](W p, W q) { return p + q; });
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
+            const int64_t l = row + row_of<T>(i);
+            const W all = joined(pieces, row_of<T>(i), [](W p, W q) { return p + q; });
             if (l >= s.L) continue;
             const int64_t flat = head.flat * s.L + l;
             if (a.lse && column == 0 && x == 0)
                 static_cast<W*>(a.lse)[flat] = all == 0 ? minus_infinity(W()) : largest[i] * kLn2<W> + log(all);
             FASTCV_UNROLL for (int c = 0; c < kChunks; c++)
-                FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-                    const int64_t f = column + c * kTile<W> + x + j * kSide;
+                FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+                    const int64_t f = column + c * kTile<W> + column_of<T>(j);
                     const W mean = all == 0 ? W(0) : output[c].at[i][j] / all;
                     if (f < s.F) static_cast<T*>(a.output)[flat * s.F + f] = narrow<T>(mean);
                 }
@@ -125,21 +125,21 @@ __global__ void forward(Arguments a) {
 template <class T>
 __global__ void weights(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ TileMemory<W> memory;
+    __shared__ TileMemory<T> memory;
     const AttentionShape& s = a.s;
     for (int64_t item = blockIdx.x; item < s.N * s.H * s.G * a.row_tiles * a.key_tiles; item += gridDim.x) {
         const int64_t key = item % a.key_tiles * kTile<W>, row = item / a.key_tiles % a.row_tiles * kTile<W>;
         const Head head(a, item / a.key_tiles / a.row_tiles);
-        Sums<W> scores;
+        Sums<T> scores;
         score_tile<T>(a, memory, head, row, key, scores);
-        FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
-            const int64_t l = row + thread_y() + i * kSide;
+        FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
+            const int64_t l = row + row_of<T>(i);
             if (l >= s.L) continue;
             const W lse = static_cast<const W*>(a.lse)[head.flat * s.L + l] * kLog2E<W>;
-            W kept[kMicro<W>];
-            a.dropout.factors(kept, head.flat, l, key);
-            FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-                const int64_t k = key + thread_x() + j * kSide;
+            W kept[kColumns<T>];
+            a.dropout.factors<T>(kept, head.flat, l, key);
+            FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+                const int64_t k = key + column_of<T>(j);
                 const bool none = scores.at[i][j] == minus_infinity(W()) || lse == minus_infinity(W());
                 const W weight = none ? W(0) : exp2(scores.at[i][j] - lse) * kept[j];
                 if (k < s.S) static_cast<T*>(a.weights)[(head.flat * s.L + l) * s.S + k] = narrow<T>(weight);

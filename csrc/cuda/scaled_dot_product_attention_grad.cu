@@ -21,8 +21,9 @@
 //
 //   windows      instead of the last three, for up to 144 tokens and heads of a tile's columns: a block has a whole head, and
 //                makes all its gradients from one tile of P and D after the other, five products; sums of several tiles for
-//                grad_query lie in shared memory. It goes through the heads that share a plane of the mask, whose gradient it
-//                keeps: in registers if it is one tile, else in its own part of the workspace
+//                grad_query lie in shared memory, which 144 rows of 32 columns fill. It goes through the heads that share a
+//                plane of the mask, whose gradient it keeps: in registers if it is one tile, else in its own part of the
+//                workspace
 //
 // What a mask's gradient adds up for one tile may be thousands of windows, of which a tile or some are all the mask there is. So
 // it is cut into parts of four steps or more, as many as make 512 blocks, whose sums go to the workspace and are added in order.
@@ -105,31 +106,31 @@ __global__ void deltas(Arguments a) {
 }
 
 // A tile of K P, of D, and of D times the cap's derivative.
-template <class W>
+template <class T>
 struct GradTile {
-    Sums<W> weights, masked, scores;
+    Sums<T> weights, masked, scores;
 };
 
 template <class T, class W = typename Wide<T>::type>
-__device__ void grad_tile(const Arguments& a, TileMemory<W>& memory, const GradHead& head, int64_t row, int64_t key,
-                          GradTile<W>& tile) {
+__device__ void grad_tile(const Arguments& a, TileMemory<T>& memory, const GradHead& head, int64_t row, int64_t key,
+                          GradTile<T>& tile) {
     const AttentionShape& s = a.s;
-    Sums<W> x;
+    Sums<T> x;
     score_tile<T>(a, memory, head, row, key, x, &tile.scores);
-    Sums<W>& products = tile.masked;
+    Sums<T>& products = tile.masked;
     products.clear();
     multiply_panels<T>(products, memory, rows_of(head.grad_output, a.grad_output, row, s.L, s.F),
                        rows_of(head.value, a.value, key, head.length, s.F));
-    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++) {
-        const int64_t l = row + thread_y() + i * kSide;
+    FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++) {
+        const int64_t l = row + row_of<T>(i);
         W lse = minus_infinity(W()), delta = 0;
         if (l < s.L) {
             lse = *reinterpret_cast<const W*>(head.lse + l * a.lse.stride_bytes[1]) * kLog2E<W>;
             delta = static_cast<const W*>(a.delta)[head.flat * s.L + l];
         }
-        W kept[kMicro<W>];
-        a.dropout.factors(kept, head.flat, l, key);
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
+        W kept[kColumns<T>];
+        a.dropout.factors<T>(kept, head.flat, l, key);
+        FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
             const bool none = x.at[i][j] == minus_infinity(W()) || lse == minus_infinity(W());
             const W weight = none ? W(0) : exp2(x.at[i][j] - lse);
             tile.weights.at[i][j] = weight * kept[j];
@@ -139,25 +140,13 @@ __device__ void grad_tile(const Arguments& a, TileMemory<W>& memory, const GradH
     }
 }
 
-// Thread (y, x)'s numbers to the square, as [row][column] or as [column][row].
-template <class W>
-__device__ void store_by_row(Square<W>& square, const Sums<W>& numbers) {
-    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) square.at[thread_y() + i * kSide][thread_x()].at[j] = numbers.at[i][j];
-}
-template <class W>
-__device__ void store_by_column(Square<W>& square, const Sums<W>& numbers) {
-    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) square.at[thread_x() + j * kSide][thread_y()].at[i] = numbers.at[i][j];
-}
-
 // Rows of a tile of a gradient, each `columns` long, times a factor.
 template <class T, class W = typename Wide<T>::type>
-__device__ void store_rows(const Target& to, const Sums<W>& sums, int64_t first_row, int64_t row, int64_t rows, int64_t column,
+__device__ void store_rows(const Target& to, const Sums<T>& sums, int64_t first_row, int64_t row, int64_t rows, int64_t column,
                            int64_t columns, W factor) {
-    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-            const int64_t l = row + thread_y() + i * kSide, e = column + thread_x() + j * kSide;
+    FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++)
+        FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+            const int64_t l = row + row_of<T>(i), e = column + column_of<T>(j);
             if (l < rows && e < columns) to.template store<T>((first_row + l) * columns + e, sums.at[i][j] * factor);
         }
 }
@@ -165,20 +154,20 @@ __device__ void store_rows(const Target& to, const Sums<W>& sums, int64_t first_
 template <class T, int kChunks>
 __global__ void grad_keys(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ SquareMemory<W> memory;
+    __shared__ SquareMemory<T> memory;
     const AttentionShape& s = a.s;
     for (int64_t item = blockIdx.x; item < s.N * s.H * a.key_tiles * a.chunks; item += gridDim.x) {
         const int64_t column = item % a.chunks * (kChunks * kTile<W>), key = item / a.chunks % a.key_tiles * kTile<W>;
         const int64_t shared = item / a.chunks / a.key_tiles;  // n * H + head of keys
         if (threadIdx.x == 0) memory.careful = false;
         __syncthreads();
-        Sums<W> by_key[kChunks], by_value[kChunks];
+        Sums<T> by_key[kChunks], by_value[kChunks];
         FASTCV_UNROLL for (int c = 0; c < kChunks; c++) by_key[c].clear(), by_value[c].clear();
         for (int64_t g = 0; g < s.G; g++) {
             const GradHead head(a, shared * s.G + g);
             const KeyRange rows = head.template rows_that_see<W>(s, key);
             for (int64_t row = rows.first; row < rows.last; row += kTile<W>) {
-                GradTile<W> tile;
+                GradTile<T> tile;
                 grad_tile<T>(a, memory.panels, head, row, key, tile);
                 const int64_t count = up_to(s.L - row, kTile<W>);
                 store_by_row(memory.square, tile.weights);
@@ -205,7 +194,7 @@ __global__ void grad_keys(Arguments a) {
 template <class T, int kChunks>
 __global__ void grad_queries(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ SquareMemory<W> memory;
+    __shared__ SquareMemory<T> memory;
     const AttentionShape& s = a.s;
     for (int64_t item = blockIdx.x; item < s.N * s.H * s.G * a.row_tiles * a.chunks; item += gridDim.x) {
         const int64_t column = item % a.chunks * (kChunks * kTile<W>);
@@ -213,11 +202,11 @@ __global__ void grad_queries(Arguments a) {
         const GradHead head(a, item / a.chunks / a.row_tiles);
         if (threadIdx.x == 0) memory.careful = false;
         __syncthreads();
-        Sums<W> by_query[kChunks];
+        Sums<T> by_query[kChunks];
         FASTCV_UNROLL for (int c = 0; c < kChunks; c++) by_query[c].clear();
         const KeyRange seen = head.template seen_by_tile<W>(s, row);
         for (int64_t key = seen.first; key < seen.last; key += kTile<W>) {
-            GradTile<W> tile;
+            GradTile<T> tile;
             grad_tile<T>(a, memory.panels, head, row, key, tile);
             store_by_column(memory.square, tile.scores);
             FASTCV_UNROLL for (int c = 0; c < kChunks; c++)
@@ -236,7 +225,8 @@ __global__ void grad_queries(Arguments a) {
 template <class T>
 __global__ void grad_mask(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ SquareMemory<W> memory;
+    __shared__ SquareMemory<T> memory;
+    __shared__ W columns_of_tile[kTile<W>];
     const AttentionShape& s = a.s;
     const int64_t own_rows = a.one_row ? 1 : a.row_tiles, own_columns = a.one_column ? 1 : a.key_tiles;
     const int64_t other_rows = a.one_row ? a.row_tiles : 1, other_columns = a.one_column ? a.key_tiles : 1;
@@ -245,7 +235,7 @@ __global__ void grad_mask(Arguments a) {
         const int64_t tile = item / own_columns / own_rows;
         const int64_t plane = tile % a.mask_planes.own, part = tile / a.mask_planes.own;
         const int64_t last = up_to((part + 1) * a.part_steps, a.steps);
-        Sums<W> sums;
+        Sums<T> sums;
         sums.clear();
         for (int64_t step = part * a.part_steps; step < last; step++) {
             const int64_t key = (a.one_column ? step % other_columns : tile_x) * kTile<W>;
@@ -253,10 +243,10 @@ __global__ void grad_mask(Arguments a) {
             const GradHead head(a, a.mask_planes.flat(plane, step / other_columns / other_rows));
             const KeyRange seen = head.template seen_by_tile<W>(s, row);
             if (key + kTile<W> <= seen.first || key >= seen.last) continue;
-            GradTile<W> tile;
+            GradTile<T> tile;
             grad_tile<T>(a, memory.panels, head, row, key, tile);
-            FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-                FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) sums.at[i][j] += tile.masked.at[i][j];
+            FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++)
+                FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) sums.at[i][j] += tile.masked.at[i][j];
         }
         const int64_t rows = a.one_row ? 1 : s.L, columns = a.one_column ? 1 : s.S;
         const int64_t first = (part * a.mask_planes.own + plane) * rows;
@@ -267,9 +257,7 @@ __global__ void grad_mask(Arguments a) {
         // The tile's rows or columns, or both, are one.
         store_by_row(memory.square, sums);
         __syncthreads();
-        const auto at = [&](int row, int column) -> W& {
-            return memory.square.at[row][column % kSide].at[column / kSide];
-        };
+        const auto at = [&](int row, int column) { return memory.square.number(row, column); };
         const int t = int(threadIdx.x);
         W sum = 0;
         if (t < kTile<W> && a.one_row)
@@ -279,10 +267,10 @@ __global__ void grad_mask(Arguments a) {
         const int64_t row = a.one_row ? 0 : tile_y * kTile<W> + t, column = a.one_column ? 0 : tile_x * kTile<W> + t;
         __syncthreads();
         if (a.one_row && a.one_column) {
-            if (t < kTile<W>) at(0, t) = sum;
+            if (t < kTile<W>) columns_of_tile[t] = sum;
             __syncthreads();
             if (t == 0)
-                for (int j = 1; j < kTile<W>; j++) sum += at(0, j);
+                for (int j = 1; j < kTile<W>; j++) sum += columns_of_tile[j];
         }
         const bool stores = a.one_row && a.one_column ? t == 0 : t < kTile<W>;
         if (stores && row < rows && column < columns) a.grad_mask.template store<T>((first + row) * columns + column, sum);
@@ -305,7 +293,7 @@ bool is_window(const AttentionShape& s) {
 template <class T>
 __global__ void windows(Arguments a) {
     using W = typename Wide<T>::type;
-    __shared__ SquareMemory<W> memory;
+    __shared__ SquareMemory<T> memory;
     __shared__ W by_query[kQueryBytes / sizeof(W)];  // [row][column], each element one thread's
     const AttentionShape& s = a.s;
     const bool one_tile = a.row_tiles == 1 && a.key_tiles == 1;
@@ -314,19 +302,19 @@ __global__ void windows(Arguments a) {
         const int64_t last = up_to((part + 1) * a.part_steps, a.steps);
         if (threadIdx.x == 0) memory.careful = false;
         __syncthreads();
-        Sums<W> by_mask;
+        Sums<T> by_mask;
         by_mask.clear();
         for (int64_t step = part * a.part_steps; step < last; step++) {
             const GradHead head(a, a.mask_planes.flat(plane, step));
             for (int64_t key = 0; key < s.S; key += kTile<W>) {
-                Sums<W> by_key, by_value;
+                Sums<T> by_key, by_value;
                 by_key.clear(), by_value.clear();
                 for (int64_t row = 0; row < s.L; row += kTile<W>) {
                     const KeyRange seen = head.template seen_by_tile<W>(s, row);
                     const bool any = key + kTile<W> > seen.first && key < seen.last;
-                    GradTile<W> tile;
+                    GradTile<T> tile;
                     tile.masked.clear();
-                    Sums<W> products;
+                    Sums<T> products;
                     products.clear();
                     if (any) {
                         const int64_t rows = up_to(s.L - row, kTile<W>), keys = up_to(head.length - key, kTile<W>);
@@ -338,9 +326,9 @@ __global__ void windows(Arguments a) {
                         store_by_column(memory.square, tile.scores);
                         multiply_square<T>(products, memory, columns_of(head.key, a.key, key, keys, 0, s.E));
                     }
-                    FASTCV_UNROLL for (int i = 0; i < kMicro<W>; i++)
-                        FASTCV_UNROLL for (int j = 0; j < kMicro<W>; j++) {
-                            const int64_t l = row + thread_y() + i * kSide, x = thread_x() + j * kSide;
+                    FASTCV_UNROLL for (int i = 0; i < kRows<T>; i++)
+                        FASTCV_UNROLL for (int j = 0; j < kColumns<T>; j++) {
+                            const int64_t l = row + row_of<T>(i), x = column_of<T>(j);
                             by_mask.at[i][j] += tile.masked.at[i][j];
                             if (l >= s.L) continue;
                             if (!one_tile && a.grad_mask.data && key + x < s.S) {
