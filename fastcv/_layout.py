@@ -54,6 +54,9 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
 
 # For fewer, NumPy's arrays are as good, and made sooner.
 _ALIGNED_BYTES = 64 << 10
+# Smaller pieces stay in the process when they are freed; glibc gives these back to the system.
+_LARGE_BYTES = 32 << 20
+_LINE_BYTES = 64
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -61,9 +64,14 @@ def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
     Those that are not small begin at a cache line, and large ones use dead ones' memory again.
     """
-    if _ALIGNED_BYTES <= math.prod(shape) * dtype.itemsize <= _core.kept_result_bytes:
-        return _core.new_result(shape, dtype)
-    return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if not _ALIGNED_BYTES <= size <= _core.kept_result_bytes:
+        return np.empty(shape, dtype)
+    if size >= _LARGE_BYTES:
+        return _core.large_result(size).view(dtype).reshape(shape)
+    memory = np.empty(size + _LINE_BYTES, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _LINE_BYTES
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def empty(

@@ -1,13 +1,7 @@
-// Memory of results.
-//
-// NumPy's arrays begin anywhere: large ones 16 bytes behind a page, so that each of a kernel's vectors is stored to two cache lines.
-// A result here begins at a line: 64 filters of 3 x 3 over 3 x 224 x 224 took 1.00 ms on two threads, and 0.87 so; Gram matrices of 512
-// channels of 7 x 7 0.110 and 0.083.
-//
-// The C library takes a piece of 32 MiB and more from the system for each new array and gives it back when the array dies, and
-// smaller ones where the program has large pieces besides; every call that returns one then waits while the system clears its
-// pages: unpooling to 64 x 360 x 480 took 3.3 ms so, and 2.0 into memory that was there. Here pieces of whole huge pages stay for
-// later results, up to kKeptBytes of them, marked as free for the system, which takes them when memory is short.
+// Memory of large results. The C library takes a piece of 32 MiB and more from the system for each new array and gives it
+// back when the array dies, so every call that returns one waits while the system clears its pages: unpooling to
+// 64 x 360 x 480 took 3.3 ms so, and 2.0 into memory that was there. Here such pieces stay for later results, up to
+// kKeptBytes of them, marked as free for the system, which takes them when memory is short.
 #include "core.h"
 
 #include <stdlib.h>
@@ -83,8 +77,8 @@ KeptPieces& kept_pieces() {
     return *kept;
 }
 
-// On memory that goes back to the kept pieces when the last array on it dies.
-py::array kept_result(const std::vector<py::ssize_t>& shape, const py::dtype& dtype, int64_t bytes) {
+// New bytes, whose memory goes back to the kept pieces when the last array on them dies.
+py::array large_result(int64_t bytes) {
     const int64_t whole = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
     Piece piece = kept_pieces().take(whole);
     if (!piece.data) piece = {allocate(whole), whole};
@@ -97,24 +91,14 @@ py::array kept_result(const std::vector<py::ssize_t>& shape, const py::dtype& dt
         kept_pieces().give(*static_cast<Piece*>(p));
         delete static_cast<Piece*>(p);
     });
-    return py::array(dtype, shape, piece.data, owner);
-}
-
-// A new C-contiguous array of at most kKeptBytes that begins at a cache line.
-py::array new_result(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
-    int64_t bytes = dtype.itemsize();
-    for (const py::ssize_t size : shape) bytes *= size;
-    if (bytes >= kHugePageBytes) return kept_result(shape, dtype, bytes);
-    char* data = allocate(bytes);
-    if (!data) throw std::bad_alloc();
-    return py::array(dtype, shape, data, py::capsule(data, [](void* p) { free(p); }));
+    return py::array(py::dtype::of<uint8_t>(), {bytes}, {}, piece.data, owner);
 }
 
 }  // namespace
 
 void bind_results(py::module_& m) {
     m.attr("kept_result_bytes") = kKeptBytes;
-    m.def("new_result", &new_result, py::arg("shape"), py::arg("dtype"));
+    m.def("large_result", &large_result, py::arg("bytes"));
 }
 
 }  // namespace fastcv
