@@ -52,26 +52,19 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
     )
 
 
-# For fewer, NumPy's arrays are as good, and made sooner.
-_ALIGNED_BYTES = 64 << 10
 # Smaller pieces stay in the process when they are freed; glibc gives these back to the system.
 _LARGE_BYTES = 32 << 20
-_LINE_BYTES = 64
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a new C-contiguous array, like `np.empty`.
-
-    Those that are not small begin at a cache line, and large ones use dead ones' memory again.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if not _ALIGNED_BYTES <= size <= _core.kept_result_bytes:
-        return np.empty(shape, dtype)
-    if size >= _LARGE_BYTES:
+    """Return a new C-contiguous array, like `np.empty`. Large ones use dead ones' memory again."""
+    # It takes address space alone, and says what is wrong with a size that cannot be had.
+    array = np.empty(shape, dtype)
+    size = array.nbytes
+    if _LARGE_BYTES <= size <= _core.kept_result_bytes:
+        del array  # before the same address space is asked for again
         return _core.large_result(size).view(dtype).reshape(shape)
-    memory = np.empty(size + _LINE_BYTES, np.uint8)
-    start = -memory.__array_interface__["data"][0] % _LINE_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def empty(
@@ -104,7 +97,7 @@ def empty_together(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[NDArr
     if sum(sizes) * dtype.itemsize > _TOGETHER_BYTES:
         return [new(shape, dtype) for shape in shapes]
     starts = list(accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
-    memory = new((starts[-1],), dtype)
+    memory = np.empty(starts[-1], dtype)
     return [
         memory[start : start + size].reshape(shape)
         for start, size, shape in zip(starts[:-1], sizes, shapes, strict=True)
