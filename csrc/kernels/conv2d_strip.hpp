@@ -391,10 +391,13 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
             char* output = c.output_plane(b.n, filter) + b.y * c.output.stride_bytes[2] + b.x * c.output.stride_bytes[3];
             for (int64_t v = v0, wide; v < v1; v += wide) {
                 wide = smaller(width, v1 - v);
-                t.vectors = vectors;
-                for (int64_t j = 0; j < wide; j++) {
-                    vectors[j] = list[v + j];
-                    if (c.in_panel) vectors[j].strip = j * L;
+                t.vectors = list + v;
+                if (c.in_panel) {
+                    t.vectors = vectors;
+                    for (int64_t j = 0; j < wide; j++) {
+                        vectors[j] = list[v + j];
+                        vectors[j].strip = j * L;
+                    }
                 }
                 if (c.rows_stored) {
                     t.output = output;
@@ -402,7 +405,9 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
                     find_pixel_tile<T>(int(tall), int(wide))(t);
                     continue;
                 }
-                for (int64_t j = 0; j < wide; j++) vectors[j] = {vectors[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
+                for (int64_t j = 0; j < wide; j++)
+                    vectors[j] = {t.vectors[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
+                t.vectors = vectors;
                 t.output = reinterpret_cast<char*>(buffer);
                 t.output_filter_bytes = wide * L * int64_t(sizeof(T));
                 find_pixel_tile<T>(int(tall), int(wide))(t);
