@@ -109,7 +109,7 @@ def test_against_the_cpu_and_scipy(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["uniform", "ties", "products", "integer"])
 def test_any_order_of_threads_gives_the_same_bits(
-    kind: str, builds: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for shape in ((33, 33), (20, 70)):
         costs = costs_of(kind, shape, 3)
