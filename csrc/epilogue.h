@@ -85,7 +85,7 @@ FASTCV_INLINE Vec<float> gelu(Vec<float> x) {
     const Vec<float> square = a * a, half = Vec<float>(Int(a) & int32_t(0xfffff000));
     const Vec<float> rest = half * half - square + (a - half) * (a + half);
     const Vec<float> e = exp_of_negative(-0.5f * square);
-    const Vec<float> tail = p * t * fma(-0.5f * rest, e, e);
+    const Vec<float> tail = p * t * (e * (1 - 0.5f * rest));  // the small factor times e alone might be denormal
     const Vec<float> far = x * (x < 0 ? tail : 1 - tail);
     Vec<float> q = splat(-6.809487e-6f);
     q = fma(q, square, splat(1.11040936e-4f));
