@@ -7,7 +7,7 @@
 //
 //              q: taps 1, 2 | tap 1 | taps 0, 1
 //   p: taps 1, 2    2 x 2   | 2 x 1 |   2 x 2       a row of outputs is cut where its live columns change; each piece is a tile of
-//            -------------------------------        channel lanes (conv2d_strip.hpp) over its own taps
+//            -------------------------------        channel lanes (conv2d_strip_channels.hpp) over its own taps
 //      tap  1       1 x 2   | 1 x 1 |   1 x 2
 //            -------------------------------
 //      taps 0, 1    2 x 2   | 2 x 1 |   2 x 2
@@ -18,7 +18,7 @@
 // Cutting the plane into nine convolutions with strips of their own lost: such a strip holds (R - 1) * d rows that no tap reads.
 #pragma once
 
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_channels.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {

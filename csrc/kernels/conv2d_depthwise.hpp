@@ -21,7 +21,7 @@
 
 #include "conv2d_depthwise_lanes.hpp"
 #include "conv2d_depthwise_rows.hpp"
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_blocks.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {

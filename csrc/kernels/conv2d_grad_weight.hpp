@@ -17,7 +17,7 @@
 // Threads share out panels of filters, or channels; every sum runs over images and blocks in the same order whatever their number.
 #pragma once
 
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_blocks.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {

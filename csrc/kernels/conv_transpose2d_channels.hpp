@@ -10,7 +10,7 @@
 // stand side by side in one strip, so that a panel of weights, half a MiB at 1024 channels, is read once for all of them.
 #pragma once
 
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_channels.hpp"
 #include "conv_transpose2d_phases.hpp"
 
 namespace fastcv::FASTCV_ISA {

@@ -5,7 +5,7 @@
 // Outputs equal modulo the stride form stride * stride phases. In each, the taps that meet it are fixed, so a phase is a small
 // ordinary convolution with stride 1 over `input`: no zeros are inserted, no columns buffered. All phases read one padded strip
 // (strip.h), or the input itself where each output sees one pixel (a 2x2 window with stride 2), through the pixel-lane tiles of
-// conv2d_strip.hpp. Phases that see the same pixels form a group, whose product has a row for each filter and phase:
+// conv2d_strip_pixels.hpp. Phases that see the same pixels form a group, whose product has a row for each filter and phase:
 //
 //   2x2, stride 2: one group of four phases        4x4, stride 2: four groups of one
 //
@@ -31,7 +31,7 @@
 
 #include <utility>
 
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_pixels.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {

@@ -15,7 +15,7 @@
 // channels, 4x4 taps, 16 images took 3.8 ms so, and 1.2 ms with packed weights; here they take 0.35 ms.
 #pragma once
 
-#include "conv2d_strip.hpp"
+#include "conv2d_strip_blocks.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {

@@ -1,0 +1,151 @@
+// How a convolution over a strip is cut: blocks of outputs, their filters in parts, the threads' shares; and where a block reads.
+//
+// Filling waits for memory more than it works: at windows as large as their stride it is 12% of the time (25 cycles a vector,
+// from the third-level cache). So each row asks for the next channel's (strip.h), and threads rather take rows than fill the
+// same strip each for a share of the filters, unless that wastes more lanes.
+#pragma once
+
+#include "../epilogue.h"
+#include "../parallel.h"
+#include "../strip.h"
+#include "../tiles.h"
+
+namespace fastcv::FASTCV_ISA {
+namespace {
+
+constexpr int64_t kStripBytes = 512 * 1024;  // half of a second-level cache of 1 MiB
+constexpr int64_t kVectorsPerBlock = 2048;   // bounds the position list
+constexpr double kFillVector = 20;           // multiply-adds that take as long as to copy a vector from beyond the L2 cache
+
+template <class T>
+struct StripTiles {
+    static constexpr int filters = kManyRegisters ? 8 : 4;
+    static constexpr int vectors = 3;
+    static constexpr int few_filters = kManyRegisters ? 4 : 2;  // up to so many, a tile takes more vectors
+    static constexpr int more_vectors = kManyRegisters ? 6 : 4;
+    static constexpr int pixels = kManyRegisters ? 14 : 6;      // channel lanes
+};
+
+// How a convolution is cut into blocks of outputs, and the blocks' filters into parts, for so many threads.
+struct StripBlocks {
+    int64_t rows, columns;              // outputs of a block
+    int64_t row_blocks, column_blocks;
+    int64_t filter_parts;
+
+    int64_t per_image() const { return row_blocks * column_blocks; }
+};
+
+template <class T>
+static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Axis& x, int threads, bool in_place) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t channels = s.C / s.G, filters = s.K / s.G;
+    const int64_t slots = y.slots() * x.slots();
+    const int64_t row_bytes = in_place ? 0 : channels * slots * (x.output + x.steps()) * int64_t(sizeof(T));
+    StripBlocks b;
+    // Whole rows, as many as fit; a block narrower than the plane only where not even a window's rows fit.
+    b.columns = x.output;
+    const int64_t fitting = row_bytes ? kStripBytes / row_bytes : y.output + y.steps();
+    b.rows = larger(1, smaller(y.output, fitting - y.steps()));
+    if (fitting <= y.steps() && row_bytes * (y.steps() + 1) > 4 * kStripBytes) {
+        const int64_t column_bytes = row_bytes / (x.output + x.steps()) * (y.steps() + 1);
+        b.columns = smaller(x.output, larger(4 * L, round_up(larger(1, 2 * kStripBytes / column_bytes - x.steps()), L)));
+    }
+    const int64_t vectors_in_row = ceil_div(b.columns, L) + 1;
+    if (vectors_in_row > kVectorsPerBlock) {
+        b.columns = (kVectorsPerBlock / 2) * L;
+        b.rows = 1;
+    } else {
+        b.rows = smaller(b.rows, larger(1, kVectorsPerBlock / vectors_in_row));
+    }
+    b.row_blocks = ceil_div(y.output, b.rows);
+    b.column_blocks = ceil_div(x.output, b.columns);
+    b.filter_parts = 1;
+    // Whole blocks for every thread: more, smaller blocks where rows (or, in one row, columns) allow it; or each thread takes a
+    // share of the filters. Smaller blocks waste lanes, shares of filters fill the same strips more than once.
+    const int64_t others = s.N * s.G;
+    int64_t& cuts = y.output > 1 ? b.row_blocks : b.column_blocks;
+    const int64_t lines = y.output > 1 ? y.output : ceil_div(x.output, L);
+    if (others * b.per_image() % threads && others * b.per_image() < 8 * threads) {
+        int64_t more = cuts;
+        while (others * b.per_image() / cuts * more % threads) more++;
+        const int64_t outputs_left = y.output > 1 ? ceil_div(lines, more) * x.output : ceil_div(lines, more) * L;
+        const double wasted = double(ceil_div(outputs_left, L) * L * more) / double(y.output * x.output) - 1;
+        // A vector of outputs and a channel: `slots` vectors to fill, filters * taps multiply-adds.
+        const double filling = in_place ? 0 : kFillVector * double(slots) / double(filters * s.R * s.S);
+        const bool share = filters >= 2 * StripTiles<T>::filters * threads;
+        if (more <= lines && (!share || wasted <= filling * double(threads - 1)))
+            cuts = more;
+        else if (share)
+            b.filter_parts = threads;
+    }
+    b.rows = ceil_div(y.output, b.row_blocks);
+    b.columns = round_up(ceil_div(x.output, b.column_blocks), b.column_blocks > 1 ? L : 1);
+    // In place, the last block's last vector is moved back to end with the plane: the block must be a vector wide.
+    while (in_place && b.columns < x.output && x.output % b.columns != 0 && x.output % b.columns < L) b.columns += L;
+    b.row_blocks = ceil_div(y.output, b.rows);
+    b.column_blocks = ceil_div(x.output, b.columns);
+    return b;
+}
+
+// Everything that a call prepares once and its threads share.
+template <class T>
+struct StripCall {
+    Conv2dShape shape;
+    Tensor input, output;
+    Axis y, x;
+    StripBlocks blocks;
+    Strip strip;
+    bool in_place;              // 1x1: the input is its own strip
+    bool rows_stored;           // outputs of a row are contiguous
+    int64_t depth;
+    Weights weight;             // pixel lanes: any strides that are whole elements
+    const T* packed;            // channel lanes
+    const T* bias;              // K elements, and zeros up to a whole tile
+    const DepthStep* step;      // pixel lanes, in the strip
+    const DepthStep* in_panel;  // and in a panel, where they are copied to one; or null
+    const int32_t* offset;      // channel lanes
+    Activation activation;
+    T slope;
+
+    int64_t channels() const { return shape.C / shape.G; }
+    int64_t filters() const { return shape.K / shape.G; }
+    Planes planes(int64_t n, int64_t g) const {
+        const char* data = input.data + n * input.stride_bytes[0] + g * channels() * input.stride_bytes[1];
+        return {data, input.stride_bytes[1], input.stride_bytes[2], input.stride_bytes[3]};
+    }
+    char* output_plane(int64_t n, int64_t filter) const {
+        return output.data + n * output.stride_bytes[0] + filter * output.stride_bytes[1];
+    }
+};
+
+// One block, given by its first output and size.
+struct Block {
+    int64_t n, g, y, x, rows, columns;
+};
+
+template <class T>
+static Block block_at(const StripCall<T>& c, int64_t index) {
+    const StripBlocks& b = c.blocks;
+    Block block;
+    block.x = index % b.column_blocks * b.columns;
+    index /= b.column_blocks;
+    block.y = index % b.row_blocks * b.rows;
+    index /= b.row_blocks;
+    block.g = index % c.shape.G;
+    block.n = index / c.shape.G;
+    block.rows = smaller(b.rows, c.y.output - block.y);
+    block.columns = smaller(b.columns, c.x.output - block.x);
+    return block;
+}
+
+// Where a block reads from: its filled strip, or the input itself.
+template <class T>
+static const T* strip_of_block(const StripCall<T>& c, const Block& b, T* buffer) {
+    const Planes in = c.planes(b.n, b.g);
+    if (c.in_place) return reinterpret_cast<const T*>(in.data) + b.x;
+    fill_strip(c.strip, buffer, in, b.y, b.x, b.rows + c.y.steps());
+    return buffer;
+}
+
+}  // namespace
+}  // namespace fastcv::FASTCV_ISA
