@@ -123,13 +123,12 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     const int64_t panels = ceil_div(c.filters(), 2 * L);
     const int64_t biases = channel_lanes ? s.G * panels * 2 * L : s.K + L;
     const bool copied_weights = !channel_lanes && !readable_in_place<T>(s, weight);
-    const bool in_panels = !channel_lanes && c.in_place && panels_pay<T>(c.filters(), c.depth);
-    const int64_t offset_bytes = round_up((in_panels ? 2 : 1) * c.depth * int64_t(sizeof(DepthStep)), 64);
+    c.panels = !channel_lanes && c.in_place && panels_pay<T>(c.filters(), c.channels());
+    const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);
     const int64_t bias_bytes = round_up(biases * size, 64);
     const int64_t weight_bytes = copied_weights ? round_up(s.K * c.depth * size, 64) : 0;
     const int64_t list_bytes = round_up((2 * kVectorsPerBlock + 4) * int64_t(sizeof(PixelVector)), 64);
-    const int64_t strip_bytes = c.in_place ? 0 : round_up(c.strip.elements * size, 64);
-    const int64_t thread_bytes = list_bytes + strip_bytes + (in_panels ? c.depth * StripTiles<T>::vectors * L * size : 0);
+    const int64_t thread_bytes = list_bytes + round_up(c.buffer_elements() * size, 64);
     Scratch scratch(offset_bytes + bias_bytes + weight_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
 
@@ -140,7 +139,7 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     char* per_thread = scratch.data() + offset_bytes + bias_bytes + weight_bytes;
 
     c.weight = copied_weights ? copy_weights(s, weight, copied) : weight;
-    const int64_t window = s.R * s.S, from_channel = c.in_place ? input.stride_bytes[1] / size : c.strip.channel;
+    const int64_t window = s.R * s.S, from_channel = c.from_channel();
     for (int64_t tap = 0; tap < window; tap++) {
         const int64_t r = tap / s.S, t = tap % s.S, at = c.in_place ? 0 : c.strip.offset(r, t);
         const int64_t weight_at = r * c.weight.row_bytes + t * c.weight.column_bytes;
@@ -156,8 +155,6 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
             bias[channel_lanes ? k / c.filters() * panels * 2 * L + k % c.filters() : k] =
                 load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
     c.step = step;
-    c.in_panel = in_panels ? step + c.depth : nullptr;
-    if (in_panels) step_through_panel<T>(step, c.depth, step + c.depth);
     c.offset = offset;
     c.bias = bias;
     c.packed = packed;
@@ -167,7 +164,6 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
         char* mine = per_thread + team.id * thread_bytes;
         PixelVector* list = reinterpret_cast<PixelVector*>(mine);
         T* buffer = reinterpret_cast<T*>(mine + list_bytes);
-        T* panel = reinterpret_cast<T*>(mine + list_bytes + strip_bytes);
         const T* strip = nullptr;
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
             const Block b = block_at(c, item / c.blocks.filter_parts);
@@ -181,7 +177,7 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
             if (channel_lanes)
                 channel_lane_block(c, b, strip, first, last);
             else
-                pixel_lane_block(c, b, strip, panel, list, first, last);
+                pixel_lane_block(c, b, strip, buffer, list, first, last);
         }
     });
     return Status::ok;

@@ -26,6 +26,9 @@ struct StripTiles {
     static constexpr int pixels = kManyRegisters ? 14 : 6;      // channel lanes
 };
 
+template <class T>
+constexpr int64_t kPanelPitch = StripTiles<T>::vectors * kLanes<T>;
+
 // How a convolution is cut into blocks of outputs, and the blocks' filters into parts, for so many threads.
 struct StripBlocks {
     int64_t rows, columns;              // outputs of a block
@@ -96,19 +99,25 @@ struct StripCall {
     StripBlocks blocks;
     Strip strip;
     bool in_place;              // 1x1: the input is its own strip
+    bool panels;                // in place, and a tile's pixels are copied before they are multiplied
     bool rows_stored;           // outputs of a row are contiguous
     int64_t depth;
     Weights weight;             // pixel lanes: any strides that are whole elements
     const T* packed;            // channel lanes
     const T* bias;              // K elements, and zeros up to a whole tile
-    const DepthStep* step;      // pixel lanes, in the strip
-    const DepthStep* in_panel;  // and in a panel, where they are copied to one; or null
+    const DepthStep* step;      // pixel lanes
     const int32_t* offset;      // channel lanes
     Activation activation;
     T slope;
 
     int64_t channels() const { return shape.C / shape.G; }
     int64_t filters() const { return shape.K / shape.G; }
+    // Elements from a channel to the next where products read it: in a panel, the input or the strip.
+    int64_t from_channel() const {
+        return panels ? kPanelPitch<T> : in_place ? input.stride_bytes[1] / int64_t(sizeof(T)) : strip.channel;
+    }
+    // What a thread has to hold: a panel or a strip.
+    int64_t buffer_elements() const { return panels ? channels() * kPanelPitch<T> : in_place ? 0 : strip.elements; }
     Planes planes(int64_t n, int64_t g) const {
         const char* data = input.data + n * input.stride_bytes[0] + g * channels() * input.stride_bytes[1];
         return {data, input.stride_bytes[1], input.stride_bytes[2], input.stride_bytes[3]};

@@ -142,22 +142,17 @@ static int64_t list_vectors(PixelVector* list, int64_t rows, int64_t columns, in
     return n;
 }
 
-// Whether pixels are copied to panels where a product has so many rows.
+// Whether pixels in place are copied to panels, where a product has so many rows.
 template <class T>
-static bool panels_pay(int64_t rows, int64_t depth) {
-    return rows >= kRowsOfPanel && depth >= 64 && depth <= kPanelBytes / (StripTiles<T>::vectors * kVectorBytes);
+static bool panels_pay(int64_t rows, int64_t channels) {
+    return rows >= kRowsOfPanel && channels >= 64 && channels <= kPanelBytes / (kPanelPitch<T> * int64_t(sizeof(T)));
 }
-// Steps through a panel, of a tile that else steps through the strip.
+// Copies a tile's pixels to a panel, [channel][vector].
 template <class T>
-static void step_through_panel(const DepthStep* step, int64_t depth, DepthStep* to) {
-    for (int64_t k = 0; k < depth; k++) to[k] = {int32_t(k * StripTiles<T>::vectors * kLanes<T>), step[k].weight};
-}
-// Copies what a tile's products read to a panel, [depth step][vector].
-template <class T>
-static void fill_panel(const T* strip, const DepthStep* step, int64_t depth, const PixelVector* list, int64_t vectors, T* panel) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t k = 0; k < depth; k++, panel += StripTiles<T>::vectors * L)
-        for (int64_t j = 0; j < vectors; j++) store(panel + j * L, load(strip + step[k].pixel + list[j].strip));
+static void fill_panel(const StripCall<T>& c, const T* pixels, const PixelVector* list, int64_t vectors, T* panel) {
+    const int64_t from_channel = c.input.stride_bytes[1] / int64_t(sizeof(T));
+    for (int64_t k = 0; k < c.channels(); k++, pixels += from_channel, panel += kPanelPitch<T>)
+        for (int64_t j = 0; j < vectors; j++) store(panel + j * kLanes<T>, load(pixels + list[j].strip));
 }
 
 // Tiles whose rows can't be stored as vectors. Where filters are contiguous (channels-last), squares are transposed and stored pixel by
@@ -204,7 +199,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
     const bool few = c.filters() <= Tiles::few_filters;
     const int64_t width = few ? Tiles::more_vectors : Tiles::vectors;
     const int64_t height = few ? c.filters() : Tiles::filters;
-    const int64_t sweep = c.in_panel ? width : kTilesPerSweep * width;
+    const int64_t sweep = c.panels ? width : kTilesPerSweep * width;
 
     PixelVector vectors[Tiles::more_vectors];
     T buffer[Tiles::filters * Tiles::vectors > Tiles::few_filters * Tiles::more_vectors
@@ -214,14 +209,14 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
     PixelTile<T> t;
     t.depth = c.depth;
     t.filter_stride = c.weight.filter_bytes / int64_t(sizeof(T));
-    t.strip = c.in_panel ? panel : strip;
-    t.step = c.in_panel ? c.in_panel : c.step;
+    t.strip = c.panels ? panel : strip;
+    t.step = c.step;
     t.activation = c.activation;
     t.slope = c.slope;
     t.prefetch = c.rows_stored && c.depth >= 64;
     for (int64_t v0 = 0; v0 < count; v0 += sweep) {
         const int64_t v1 = smaller(count, v0 + sweep);
-        if (c.in_panel) fill_panel(strip, c.step, c.depth, list + v0, v1 - v0, panel);
+        if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, panel);
         for (int64_t k = first_filter; k < last_filter; k += height) {
             const int64_t tall = smaller(height, last_filter - k);
             const int64_t filter = b.g * c.filters() + k;
@@ -231,7 +226,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
             for (int64_t v = v0, wide; v < v1; v += wide) {
                 wide = smaller(width, v1 - v);
                 t.vectors = list + v;
-                if (c.in_panel) {
+                if (c.panels) {
                     t.vectors = vectors;
                     for (int64_t j = 0; j < wide; j++) {
                         vectors[j] = list[v + j];

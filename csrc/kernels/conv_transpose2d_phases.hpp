@@ -97,8 +97,7 @@ static bool counts_from_padded_corner(const Conv2dShape& s) { return s.C / s.G <
 struct PhaseGroup {
     int64_t first, count;  // phases of groups before it, and its own
     int64_t depth, weight;  // elements into the packed weights
-    const DepthStep *steps, *in_panel;  // in the strip, and in a panel of depth steps from `panel` on
-    int64_t panel;
+    const DepthStep* steps;
 };
 struct Phase {
     int64_t group, index;  // its place in the group
@@ -112,7 +111,7 @@ static int64_t group_phases(const PhaseAxes& axes, Phase* phase, PhaseGroup* gro
     for (int64_t i = 0; i < phases; i++) {
         int64_t g = 0;
         while (g < groups && !axes.same_window(group[g].first, i)) g++;
-        if (g == groups) group[groups++] = {i, 0, 0, 0, nullptr, nullptr, 0};
+        if (g == groups) group[groups++] = {i, 0, 0, 0, nullptr};
         phase[i] = {g, group[g].count++};
     }
     for (int64_t g = 0, before = 0; g < groups; before += group[g++].count) group[g].first = before;
@@ -123,11 +122,7 @@ static int64_t group_phases(const PhaseAxes& axes, Phase* phase, PhaseGroup* gro
 static void lay_out_groups(const Conv2dShape& s, const PhaseAxes& axes, const Phase* phase, PhaseGroup* group, int64_t groups) {
     for (int64_t i = 0; i < axes.phases(); i++)
         if (phase[i].index == 0) group[phase[i].group].depth = s.K / s.G * axes.taps_of(i);
-    for (int64_t g = 0, weight = 0, panel = 0; g < groups; g++) {
-        group[g].weight = weight, group[g].panel = panel;
-        weight += group[g].depth * group[g].count * s.C;
-        panel += group[g].depth;
-    }
+    for (int64_t g = 0, weight = 0; g < groups; weight += group[g].depth * group[g].count * s.C, g++) group[g].weight = weight;
 }
 
 // Where the weights of a tap go. A start of -1: no output sees the tap.
@@ -265,18 +260,18 @@ struct PhaseCall {
     const PhaseGroup* group;
     int64_t groups;
     const T* weights;
-    bool panels;
 };
 
 // Some filters, all phases, at `wide` vectors of positions: rows[group][filter][phase][wide * lanes].
 template <class T>
-static void phase_products(const PhaseCall<T>& c, const T* strip, const T* panel, const PixelVector* list, int64_t wide, int64_t filter, int64_t tall,
+static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVector* list, int64_t wide, int64_t filter, int64_t tall,
                            const T* row_bias, T* rows) {
     constexpr int64_t L = kLanes<T>;
     using Tiles = StripTiles<T>;
     PixelVector vectors[Tiles::more_vectors];
-    for (int64_t j = 0; j < wide; j++) vectors[j] = {c.panels ? j * L : list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
+    for (int64_t j = 0; j < wide; j++) vectors[j] = {c.strip.panels ? j * L : list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
     PixelTile<T> t{};
+    t.strip = strip;
     t.vectors = vectors;
     t.output_filter_bytes = wide * L * int64_t(sizeof(T));
     t.activation = c.strip.activation;
@@ -285,8 +280,7 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, const T* panel
         const PhaseGroup& g = c.group[i];
         const int64_t count = tall * g.count, pieces = ceil_div(count, Tiles::filters);
         t.depth = t.filter_stride = g.depth;
-        t.strip = c.panels ? panel + g.panel * Tiles::vectors * L : strip;
-        t.step = c.panels ? g.in_panel : g.steps;
+        t.step = g.steps;
         for (int64_t piece = 0; piece < pieces; piece++) {
             const int64_t r0 = count * piece / pieces, r1 = count * (piece + 1) / pieces;
             t.weight = c.weights + g.weight + (filter * g.count + r0) * g.depth;
@@ -380,7 +374,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
                                       const Epilogue& epilogue) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     using Tiles = StripTiles<T>;
-    PhaseCall<T> call{{}, PhaseAxes(s, counts_from_padded_corner(s)), s.H, s.W, s.Q, nullptr, nullptr, 0, nullptr, false};
+    PhaseCall<T> call{{}, PhaseAxes(s, counts_from_padded_corner(s)), s.H, s.W, s.Q, nullptr, nullptr, 0, nullptr};
     const PhaseAxis &py = call.axes.y, &px = call.axes.x;
     const int64_t phases = call.axes.phases();
 
@@ -413,8 +407,8 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t offsets = c.channels() * s.R * s.S;
     const int64_t phase_bytes = round_up(phases * int64_t(sizeof(Phase)), 64);
     const int64_t group_bytes = round_up(phases * int64_t(sizeof(PhaseGroup)), 64);
-    call.panels = c.in_place && panels_pay<T>(filters * phases, offsets);
-    const int64_t offset_bytes = round_up((call.panels ? 2 : 1) * offsets * int64_t(sizeof(DepthStep)), 64);
+    c.panels = c.in_place && panels_pay<T>(filters * phases, c.channels());
+    const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
     const int64_t place_bytes = packed ? 0 : round_up(s.R * s.S * int64_t(sizeof(TapPlace)), 64);
     const int64_t weight_bytes = packed ? 0 : round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
     const int64_t bias_bytes = round_up((s.C + L) * size, 64);
@@ -423,8 +417,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t row_bias_bytes = round_up((chunk * phases + L) * size, 64);
     const int64_t pointer_bytes = round_up(px.phases() * int64_t(sizeof(T*)), 64), step_bytes = round_up(px.phases() * 8, 64);
     const int64_t own_bytes = list_bytes + rows_bytes + row_bias_bytes + pointer_bytes + step_bytes;
-    const int64_t strip_bytes = c.in_place ? 0 : round_up(c.strip.elements * size, 64);
-    const int64_t thread_bytes = own_bytes + strip_bytes + (call.panels ? offsets * Tiles::vectors * L * size : 0);
+    const int64_t thread_bytes = own_bytes + round_up(c.buffer_elements() * size, 64);
     Scratch scratch(phase_bytes + group_bytes + offset_bytes + place_bytes + weight_bytes + bias_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     char* free_part = scratch.data();
@@ -450,12 +443,9 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         for (int64_t r = py.first_tap(y); r < s.R; r += py.tap_step())
             for (int64_t t = px.first_tap(x); t < s.S; t += px.tap_step()) {
                 const int64_t first = c.in_place ? 0 : c.strip.offset(py.shift(y, r) + c.y.pad, px.shift(x, t) + c.x.pad);
-                const int64_t from_channel = c.in_place ? input.stride_bytes[1] / size : c.strip.channel;
                 for (int64_t k = 0; k < c.channels(); k++, step++)
-                    *step = {int32_t(first + k * from_channel), int32_t(step - g.steps)};
+                    *step = {int32_t(first + k * c.from_channel()), int32_t(step - g.steps)};
             }
-        g.in_panel = g.steps + offsets;
-        if (call.panels) step_through_panel<T>(g.steps, g.depth, const_cast<DepthStep*>(g.in_panel));
     }
     call.phase = phase;
     call.group = group;
@@ -476,7 +466,6 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         const T** from = reinterpret_cast<const T**>(mine + list_bytes + rows_bytes + row_bias_bytes);
         int64_t* step = reinterpret_cast<int64_t*>(mine + list_bytes + rows_bytes + row_bias_bytes + pointer_bytes);
         T* buffer = reinterpret_cast<T*>(mine + own_bytes);
-        T* panel = reinterpret_cast<T*>(mine + own_bytes + strip_bytes);
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
             const Block b = block_at(c, item / c.blocks.filter_parts);
             const int64_t part = item % c.blocks.filter_parts, chunks = ceil_div(filters, chunk);
@@ -486,11 +475,11 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
             const int64_t pitch = c.in_place ? b.columns : c.strip.pitch;
             const int64_t count = list_vectors<T>(list, b.rows, b.columns, pitch, b.columns, c.in_place);
             const int64_t width = chunk * phases <= Tiles::few_filters ? Tiles::more_vectors : Tiles::vectors;
-            const int64_t sweep = call.panels ? width : kTilesPerSweep * width;
+            const int64_t sweep = c.panels ? width : kTilesPerSweep * width;
             for (int64_t v0 = 0; v0 < count; v0 += sweep) {
                 const int64_t v1 = smaller(count, v0 + sweep);
-                for (int64_t i = 0; call.panels && i < call.groups; i++)
-                    fill_panel(strip, group[i].steps, group[i].depth, list + v0, v1 - v0, panel + group[i].panel * Tiles::vectors * L);
+                // In place a phase has one tap or none, so one panel serves all groups.
+                if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, buffer);
                 for (int64_t k = first; k < last; k += chunk) {
                     const int64_t tall = smaller(chunk, last - k), filter = b.g * filters + k;
                     for (int64_t i = 0; i < call.groups; i++)
@@ -501,7 +490,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
                         PhaseRun run[kMostRuns<T>];
                         const int64_t runs = list_runs(call, b, list + v, wide, pitch, run);
                         if (prefetch) prefetch_runs(call, b, run, runs, filter, tall);
-                        phase_products(call, strip, panel, list + v, wide, filter, tall, row_bias, rows);
+                        phase_products(call, c.panels ? buffer : strip, list + v, wide, filter, tall, row_bias, rows);
                         store_phases(call, b, run, runs, wide, filter, tall, rows, from, step);
                     }
                 }
