@@ -3,23 +3,14 @@
 // A problem is (address, (stride, stride), rows, columns) of its costs, an image (boxes' address, (stride, stride), labels'
 // address, labels' stride, queries, objects, first pair). Problems are a list of them, or one, a count and how many bytes its
 // costs are apart. The functions return what `take_assignment_fault` does.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-#include <string>
-#include <tuple>
-
 #include "assignment.h"
-
-namespace py = pybind11;
+#include "module.h"
 
 namespace fastcv::cuda {
 namespace {
 
-using PyQueue = std::tuple<int, uintptr_t>;
-using PyProblem = std::tuple<uintptr_t, std::array<int64_t, 2>, int64_t, int64_t>;
-using PyImage = std::tuple<uintptr_t, std::array<int64_t, 2>, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
+using PyProblem = std::tuple<uintptr_t, Pair, int64_t, int64_t>;
+using PyImage = std::tuple<uintptr_t, Pair, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
 using PyAlike = std::tuple<PyProblem, int64_t, int64_t>;
 using PyAsk = std::tuple<bool, bool, double>;
 using PyPredictions = std::tuple<uintptr_t, std::array<int64_t, 3>>;
@@ -29,7 +20,6 @@ template <class Number>
 Number* pointer(uintptr_t address) {
     return reinterpret_cast<Number*>(address);
 }
-Queue queue_of(const PyQueue& q) { return {std::get<0>(q), pointer<void>(std::get<1>(q))}; }
 AssignmentAsk ask_of(const PyAsk& a) { return {std::get<0>(a), std::get<1>(a), std::get<2>(a)}; }
 
 AssignmentProblem problem_of(const PyProblem& p) {

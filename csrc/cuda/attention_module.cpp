@@ -2,34 +2,24 @@
 //
 // An array is its address and strides in bytes of all axes (batch.., heads, rows, columns), 0 where it broadcasts; a gradient its
 // address and whether it is summed over each of these axes; an address of 0 says that there is none.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <tuple>
 #include <vector>
 
-#include "ops.h"
-
-namespace py = pybind11;
+#include "module.h"
 
 namespace fastcv::cuda {
 namespace {
 
 using Sizes = std::vector<int64_t>;
-using PyArray = std::tuple<uintptr_t, Sizes>;
+using PyHeads = std::tuple<uintptr_t, Sizes>;
 using PyGradient = std::tuple<uintptr_t, std::vector<bool>>;
-using PyQueue = std::tuple<int, uintptr_t>;
 // heads, heads of keys, queries, keys, columns, columns of values
 using PySizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 // scale, softcap, left, right, bottom_right, dropout, seed
 using PyOptions = std::tuple<double, double, int64_t, int64_t, bool, double, uint64_t>;
 // query, key, value, mask, whether that is boolean, lengths, their bytes
-using PyInputs = std::tuple<PyArray, PyArray, PyArray, PyArray, bool, PyArray, int>;
+using PyInputs = std::tuple<PyHeads, PyHeads, PyHeads, PyHeads, bool, PyHeads, int>;
 
-void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-Queue queue_of(const PyQueue& q) { return {std::get<0>(q), pointer(std::get<1>(q))}; }
-
-HeadTensor head_tensor(const PyArray& array) {
+HeadTensor head_tensor(const PyHeads& array) {
     const auto& [address, strides] = array;
     HeadTensor t;
     t.data = static_cast<char*>(pointer(address));
@@ -68,7 +58,7 @@ void forward(const Sizes& batch, const PySizes& sizes, const PyOptions& options,
 }
 
 // grad_output, output, lse; gradients of query, key, value, mask
-using PyGradients = std::tuple<PyArray, PyArray, PyArray, PyGradient, PyGradient, PyGradient, PyGradient>;
+using PyGradients = std::tuple<PyHeads, PyHeads, PyHeads, PyGradient, PyGradient, PyGradient, PyGradient>;
 
 AttentionGradients gradients_of(const PyGradients& given) {
     const auto& [grad_output, output, lse, query, key, value, mask] = given;

@@ -114,11 +114,22 @@ def _arguments(
     return Arguments(arrays, (*flat, with_lse, with_weights), chosen=chosen)
 
 
-def _run(
-    query: Any, key: Any, value: Any, attn_mask: Any, kv_lengths: Any, *parameters: Any
+def run_by(
+    function: Callable[..., Any],
+    nothing: Callable[[str, Any], Any],
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any,
+    kv_lengths: Any,
+    *parameters: Any,
 ) -> tuple[Any, ...]:
+    """Call a function that takes a user's arguments.
+
+    `nothing(name, query)` stands for a result that is not wanted.
+    """
     *flat, with_lse, with_weights = parameters
-    found = fastcv.scaled_dot_product_attention(
+    found = function(
         query,
         key,
         value,
@@ -129,8 +140,16 @@ def _run(
         **_keywords(tuple(flat)),
     )
     each = iter(found if isinstance(found, tuple) else (found,))
-    wanted = (True, with_lse, with_weights)
-    return tuple(next(each) if is_wanted else np.empty(0, query.dtype) for is_wanted in wanted)
+    wanted = {"output": True, "lse": with_lse, "weights": with_weights}
+    return tuple(next(each) if wanted[name] else nothing(name, query) for name in wanted)
+
+
+def _nothing(name: str, query: Any) -> Any:
+    return np.empty(0, query.dtype)
+
+
+def _run(*arguments: Any) -> tuple[Any, ...]:
+    return run_by(fastcv.scaled_dot_product_attention, _nothing, *arguments)
 
 
 def _geometry(op: str, shapes: tuple[Any, ...], gqa: bool) -> _checks.AttentionGeometry:
@@ -168,7 +187,9 @@ def _grad_arguments(
     return Arguments(arrays, (*flat, with_mask), chosen=(0, 1, 2, *((3,) * with_mask)))
 
 
-def _grad_run(
+def run_gradient_by(
+    function: Callable[..., Any],
+    nothing: Callable[[str, Any], Any],
     grad_output: Any,
     query: Any,
     key: Any,
@@ -179,8 +200,9 @@ def _grad_run(
     kv_lengths: Any,
     *parameters: Any,
 ) -> tuple[Any, ...]:
+    """As `run_by`."""
     *flat, with_mask = parameters
-    found = fastcv.scaled_dot_product_attention_grad(
+    found = function(
         grad_output,
         query,
         key,
@@ -192,7 +214,11 @@ def _grad_run(
         need_mask_grad=with_mask,
         **_keywords(tuple(flat)),
     )
-    return found if with_mask else (*found, np.empty(0, query.dtype))
+    return tuple(found) if with_mask else (*found, nothing("grad_mask", query))
+
+
+def _grad_run(*arguments: Any) -> tuple[Any, ...]:
+    return run_gradient_by(fastcv.scaled_dot_product_attention_grad, _nothing, *arguments)
 
 
 def _grad_shape(shapes: tuple[Any, ...], parameters: Parameters) -> tuple[Shape, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastcv import _checks
+from fastcv._gradients.attention import run_by, run_gradient_by
 from fastcv.cuda._extension import extension
-from fastcv.cuda._memory import Framework, Memory, checked, same_device
-from fastcv.cuda._pooling import FLOATS
+from fastcv.cuda._memory import FLOATS, Framework, Memory, checked, same_device
 
 _FORWARD = "scaled_dot_product_attention"
 _GRADIENT = "scaled_dot_product_attention_grad"
@@ -239,70 +240,22 @@ def scaled_dot_product_attention_grad(
 # Arrays and parameters as fastcv._gradients has them
 
 
-def _keywords(parameters: tuple[Any, ...]) -> dict[str, Any]:
-    names = ("dropout_p", "is_causal", "scale", "enable_gqa", "causal_alignment", "softcap")
-    *options, window, seed = parameters
-    unsigned = None if seed is None else seed % 2**64
-    return {**dict(zip(names, options, strict=True)), "window": tuple(window), "seed": unsigned}
+def _nothing(framework: Framework) -> Callable[[str, Any], Any]:
+    def nothing(name: str, query: Any) -> Any:
+        dtype = framework.memory(query).dtype
+        return framework.empty((0,), _wide(dtype) if name == "lse" else dtype, query)
+
+    return nothing
 
 
-def _flat(
-    framework: Framework,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any,
-    kv_lengths: Any,
-    *parameters: Any,
-) -> tuple[Any, ...]:
-    *options, with_lse, with_weights = parameters
-    found = scaled_dot_product_attention(
-        framework,
-        query,
-        key,
-        value,
-        attn_mask,
-        kv_lengths=kv_lengths,
-        return_lse=with_lse,
-        return_weights=with_weights,
-        **_keywords(tuple(options)),
-    )
-    output, *extras = found if isinstance(found, tuple) else (found,)
-    dtype = framework.memory(query).dtype
-    lse = extras.pop(0) if with_lse else framework.empty((0,), _wide(dtype), query)
-    weights = extras.pop(0) if with_weights else framework.empty((0,), dtype, query)
-    return output, lse, weights
+def _flat(framework: Framework, *arguments: Any) -> tuple[Any, ...]:
+    function = partial(scaled_dot_product_attention, framework)
+    return run_by(function, _nothing(framework), *arguments)
 
 
-def _flat_grad(
-    framework: Framework,
-    grad_output: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    output: Any,
-    lse: Any,
-    attn_mask: Any,
-    kv_lengths: Any,
-    *parameters: Any,
-) -> tuple[Any, ...]:
-    *options, with_mask = parameters
-    found = scaled_dot_product_attention_grad(
-        framework,
-        grad_output,
-        query,
-        key,
-        value,
-        output,
-        lse,
-        attn_mask,
-        kv_lengths=kv_lengths,
-        need_mask_grad=with_mask,
-        **_keywords(tuple(options)),
-    )
-    if with_mask:
-        return found
-    return (*found, framework.empty((0,), framework.memory(query).dtype, query))
+def _flat_grad(framework: Framework, *arguments: Any) -> tuple[Any, ...]:
+    function = partial(scaled_dot_product_attention_grad, framework)
+    return run_gradient_by(function, _nothing(framework), *arguments)
 
 
 FLAT: dict[str, Callable[..., Any]] = {_FORWARD: _flat, _GRADIENT: _flat_grad}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from fastcv import _checks
 from fastcv.cuda._extension import extension
 from fastcv.cuda._memory import (
+    FLOATS,
     Framework,
     Memory,
     checked,
@@ -20,7 +21,6 @@ from fastcv.cuda._memory import (
     same_device,
 )
 
-_FLOATS = ("float32", "float64", "float16", "bfloat16")
 _FORWARD, _BACKWARD = "conv2d", "conv_transpose2d"  # kernels
 
 
@@ -79,7 +79,7 @@ def _arrays(framework: Framework, op: str, **arrays: Any) -> list[Memory]:
     found: list[Memory] = []
     first_name = next(iter(arrays))
     for name, array in arrays.items():
-        memory = checked(framework, op, name, array, _FLOATS)
+        memory = checked(framework, op, name, array, FLOATS)
         if found:
             same_device(op, name, memory, first_name, found[0])
             if memory.dtype != found[0].dtype:

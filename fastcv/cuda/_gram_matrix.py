@@ -8,19 +8,14 @@ from typing import Any
 from fastcv import _checks
 from fastcv.cuda._extension import extension
 from fastcv.cuda._memory import (
+    FLOATS,
     Framework,
-    Memory,
     checked,
     empty_images,
     is_channels_last,
     same_device,
     shape4,
 )
-from fastcv.cuda._pooling import FLOATS
-
-
-def _queue(framework: Framework, array: Any, memory: Memory) -> tuple[int, int]:
-    return memory.device, framework.stream(array)
 
 
 def gram_matrix(framework: Framework, input: Any, scale: Any = None) -> Any:
@@ -40,7 +35,7 @@ def gram_matrix(framework: Framework, input: Any, scale: Any = None) -> Any:
         x.argument,
         framework.memory(output).address,
         framework.memory(workspace).address,
-        _queue(framework, input, x),
+        (x.device, framework.stream(input)),
     )
     return output
 
@@ -68,7 +63,7 @@ def gram_matrix_grad_input(
         (grad.address, strides),
         x.argument,
         (framework.memory(grad_input).address, last),
-        _queue(framework, grad_output, grad),
+        (grad.device, framework.stream(grad_output)),
     )
     return grad_input
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastcv import _checks, _layout
 
+FLOATS = ("float32", "float64", "float16", "bfloat16")
 _ITEM_BYTES = {
     "float32": 4,
     "float64": 8,

@@ -11,6 +11,7 @@ import numpy as np
 from fastcv import _checks
 from fastcv.cuda._extension import extension
 from fastcv.cuda._memory import (
+    FLOATS,
     Framework,
     Memory,
     checked,
@@ -20,7 +21,6 @@ from fastcv.cuda._memory import (
     shape4,
 )
 
-FLOATS = ("float32", "float64", "float16", "bfloat16")
 _INDICES = ("int64", "int32")
 
 
