@@ -168,6 +168,10 @@ class _Packed(Swapped):
                 return ()
         return self.followers
 
+    def _takes(self, input: torch.Tensor) -> bool:
+        """Whether packed weights are for this input."""
+        return True
+
     def _plan(self: Any, followers: Sequence[Any]) -> Any:
         """Return the packed weights; None where nothing tells whether the tensors have changed."""
         tensors = [self.weight, self.bias]
@@ -215,6 +219,8 @@ class _Packed(Swapped):
         if self.training or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return unpacked()  # type: ignore[no-any-return]
         if not is_plain((input, self.weight, self.bias)) or self.weight.dtype not in FLOATS:
+            return unpacked()  # type: ignore[no-any-return]
+        if not self._takes(input):
             return unpacked()  # type: ignore[no-any-return]
         followers = self._followers_now() if armed else ()
         plan = self._plan(followers)
@@ -328,20 +334,17 @@ class Linear(_Packed, torch.nn.Linear):
     # Below so many multiply-adds the call itself costs more than can be won.
     least_work = 1 << 20
 
+    def _takes(self, input: torch.Tensor) -> bool:
+        return (
+            input.dtype == self.weight.dtype
+            and input.numel() * self.out_features >= self.least_work
+            and input.shape[-1] == self.in_features
+        )
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         def unpacked() -> torch.Tensor:
             return super(Linear, self).forward(input)
 
-        # Sizes last: a compiled or exported graph would depend on them, and some inputs have none.
-        if (
-            torch.compiler.is_compiling()
-            or not is_plain((input,))
-            or input.dtype != self.weight.dtype
-            or input.numel() * self.out_features < self.least_work
-            or input.shape[-1] != self.in_features
-        ):
-            self.__dict__.pop("armed", None)
-            return unpacked()
         return self._run(input, unpacked)
 
 
