@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layouts import guarded
+from layouts import LAYOUTS, guarded
+from shared import SANITIZED
 
 import fastcv
 from fastcv.cuda import _extension
@@ -30,6 +31,14 @@ ROOT = Path(__file__).parents[1]
 _NAMES = {"uint16": "bfloat16"}
 _DTYPES = {"bfloat16": "uint16"}
 
+# Of threads and blocks: FASTCV_CUDA_EMULATION_ORDER.
+ORDERS = ("forwards", "backwards", "shuffled")
+# Layouts that a device's kernels take.
+ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
+on_fibers = pytest.mark.skipif(
+    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
+)
+
 
 def use(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Make it fastcv._cuda for as long as a fixture lasts."""
@@ -39,6 +48,19 @@ def use(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     assert _extension.extension() is module
     yield module
     _extension.extension.cache_clear()
+
+
+def in_order(order: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Use the module for as long as a fixture lasts, shuffled with a grid of three blocks."""
+    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", order)
+    yield from use(built(few_blocks=order == "shuffled"), monkeypatch)
+
+
+def placed(array: np.ndarray, layout: str) -> np.ndarray:
+    """The same numbers in another memory order, at the end of readable memory."""
+    filled = guarded(array.shape, array.dtype, at_end=True, layout=LAYOUTS[layout])
+    filled[...] = array
+    return filled
 
 
 @cache

@@ -19,17 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 from closeness import same_bits
-from cuda_emulated import built
-from shared import SANITIZED
+from cuda_emulated import built, on_fibers, use
 
 import fastcv
 import fastcv.cuda
 from fastcv._gradients import PLAIN, TABLE
 from fastcv.cuda import _extension, _table
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 
 class Array:
@@ -120,11 +117,8 @@ def module() -> Any:
 def cupy(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[CuPy]:
     stand_in = CuPy()
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
-    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
-    _extension.extension.cache_clear()
-    yield stand_in
-    _extension.extension.cache_clear()
+    for _ in use(module, monkeypatch):
+        yield stand_in
 
 
 def agree(got: Any, want: Any) -> None:

@@ -6,7 +6,6 @@ That is no proof that they run on a device; it is one of every index, launch, ba
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +14,8 @@ import pytest
 from cases.detr_match import problem
 from cases.linear_sum_assignment import KINDS, costs_of
 from closeness import same_bits
-from cuda_emulated import Emulated, built
+from cuda_emulated import ALIGNED, ORDERS, Emulated, in_order, on_fibers
 from layouts import LAYOUTS, guarded
-from shared import SANITIZED
 from test_linear_sum_assignment import check_duals, scale_of
 
 import fastcv
@@ -27,14 +25,10 @@ from fastcv.cuda import _assignment, _extension
 
 optimize = pytest.importorskip("scipy.optimize")
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 DEVICE = Emulated()
-ORDERS = ("forwards", "backwards", "shuffled")
 SHAPES = [(1, 1), (1, 9), (8, 8), (40, 7), (33, 33), (9, 50)]
-ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -44,15 +38,7 @@ in_each_order = pytest.mark.parametrize("kernels", ORDERS, indirect=True)
 @pytest.fixture(autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module, with threads and blocks in one of the orders."""
-    order = getattr(request, "param", "forwards")
-    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", order)
-    module = built(few_blocks=order == "shuffled")
-    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
-    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
-    _extension.extension.cache_clear()
-    assert _extension.extension() is module
-    yield module
-    _extension.extension.cache_clear()
+    yield from in_order(getattr(request, "param", "forwards"), monkeypatch)
 
 
 def solve(costs: Any, maximize: bool = False, **options: Any) -> tuple[Any, ...]:

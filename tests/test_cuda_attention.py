@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from closeness import assert_close, corruptions, rms, same_bits
-from cuda_emulated import Emulated, built, from_bfloat16, to_bfloat16, use
-from layouts import LAYOUTS, guarded
-from shared import SANITIZED
+from cuda_emulated import (
+    ALIGNED,
+    ORDERS,
+    Emulated,
+    from_bfloat16,
+    in_order,
+    on_fibers,
+    placed,
+    to_bfloat16,
+)
 from test_scaled_dot_product_attention import OPTIONS, bound_of, made, mask_of
 from test_scaled_dot_product_attention_gradients import bounds
 
@@ -19,13 +26,9 @@ import fastcv
 from fastcv import reference
 from fastcv.cuda import _attention
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 DEVICE = Emulated()
-ORDERS = ["forwards", "backwards", "shuffled"]
-ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
 
@@ -35,8 +38,7 @@ def kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Any]:
     """Every test in three orders of threads, one of them with a grid of three blocks."""
-    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    yield from use(built(few_blocks=request.param == "shuffled"), monkeypatch)
+    yield from in_order(request.param, monkeypatch)
 
 
 def attend(*arrays: Any, **options: Any) -> Any:
@@ -45,12 +47,6 @@ def attend(*arrays: Any, **options: Any) -> Any:
 
 def gradients(*arrays: Any, **options: Any) -> Any:
     return _attention.scaled_dot_product_attention_grad(DEVICE, *arrays, **options)
-
-
-def placed(array: np.ndarray, layout: str) -> np.ndarray:
-    filled = guarded(array.shape, array.dtype, at_end=True, layout=LAYOUTS[layout])
-    filled[...] = array
-    return filled
 
 
 def check(query: Any, key: Any, value: Any, mask: Any = None, **options: Any) -> tuple[Any, ...]:

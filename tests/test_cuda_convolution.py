@@ -5,29 +5,30 @@ As test_cuda_pooling.py does it; sums are compared within the bounds of closenes
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from closeness import ACTIVATION, DIRECT, assert_close, corruptions, rms, same_bits
-from cuda_emulated import Emulated, built, from_bfloat16, to_bfloat16
-from layouts import LAYOUTS, guarded
-from shared import SANITIZED
+from cuda_emulated import (
+    ALIGNED,
+    ORDERS,
+    Emulated,
+    from_bfloat16,
+    in_order,
+    on_fibers,
+    placed,
+    to_bfloat16,
+)
 
 import fastcv
 from fastcv import reference
-from fastcv.cuda import _extension
 from fastcv.cuda._convolution import FLAT
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 DEVICE = Emulated()
-ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
-ORDERS = ["forwards", "backwards", "shuffled"]
 
 
 class Case(NamedTuple):
@@ -97,21 +98,8 @@ in_one_order = pytest.mark.parametrize("order", ["shuffled"], indirect=True)
 @pytest.fixture
 def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An order of threads, and with one of them a small grid."""
-    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    module = built(few_blocks=request.param == "shuffled")
-    monkeypatch.setitem(sys.modules, "fastcv._cuda", module)
-    monkeypatch.setattr(fastcv, "_cuda", module, raising=False)
-    _extension.extension.cache_clear()
-    assert _extension.extension() is module
-    yield request.param
-    _extension.extension.cache_clear()
-
-
-def placed(array: np.ndarray, layout: str) -> np.ndarray:
-    """The same numbers in another memory order, at the end of readable memory."""
-    filled = guarded(array.shape, array.dtype, at_end=True, layout=LAYOUTS[layout])
-    filled[...] = array
-    return filled
+    for _ in in_order(request.param, monkeypatch):
+        yield request.param
 
 
 def stored(array: np.ndarray, dtype: str) -> np.ndarray:

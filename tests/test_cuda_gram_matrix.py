@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 from cases import uniform
 from closeness import assert_close, corruptions, rms, same_bits
-from cuda_emulated import Emulated, built, from_bfloat16, to_bfloat16, use
-from layouts import LAYOUTS, guarded
-from shared import SANITIZED
+from cuda_emulated import (
+    ALIGNED,
+    ORDERS,
+    Emulated,
+    from_bfloat16,
+    in_order,
+    on_fibers,
+    placed,
+    to_bfloat16,
+)
 from test_gram_matrix import bound_of, grad_bound_of
 
 from fastcv import reference
 from fastcv.cuda import _gram_matrix
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 DEVICE = Emulated()
-ORDERS = ["forwards", "backwards", "shuffled"]
-ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
 
@@ -33,20 +36,13 @@ def kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Any]:
     """Every test in three orders of threads, one of them with a grid of three blocks."""
-    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    yield from use(built(few_blocks=request.param == "shuffled"), monkeypatch)
+    yield from in_order(request.param, monkeypatch)
 
 
 def images(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images, and gradients of their Gram matrices."""
     rng = np.random.default_rng(seed)
     return uniform(rng, shape, dtype), uniform(rng, (*shape[:-2], shape[-3]), dtype)
-
-
-def placed(array: np.ndarray, layout: str) -> np.ndarray:
-    filled = guarded(array.shape, array.dtype, at_end=True, layout=LAYOUTS[layout])
-    filled[...] = array
-    return filled
 
 
 def check(x: np.ndarray, grad: np.ndarray) -> None:

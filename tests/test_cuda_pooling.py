@@ -15,38 +15,34 @@ import numpy as np
 import pytest
 from cases.max_pool2d import KINDS, Case
 from closeness import same_bits
-from cuda_emulated import ROOT, Emulated, built, from_bfloat16, to_bfloat16, use
-from layouts import LAYOUTS, guarded
-from shared import SANITIZED
+from cuda_emulated import (
+    ALIGNED,
+    ORDERS,
+    ROOT,
+    Emulated,
+    from_bfloat16,
+    in_order,
+    on_fibers,
+    placed,
+    to_bfloat16,
+)
+from layouts import LAYOUTS
 
 import fastcv
 import fastcv.cuda
 from fastcv.cuda import _pooling
 
-pytestmark = pytest.mark.skipif(
-    SANITIZED, reason="fibers have stacks that the sanitizer does not know"
-)
+pytestmark = on_fibers
 
 DEVICE = Emulated()
 each_case = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 each_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-ALIGNED = [name for name in LAYOUTS if not name.startswith("misaligned")]
 
 
-@pytest.fixture(
-    autouse=True, params=["forwards", "backwards", "shuffled"], ids=lambda order: str(order)
-)
+@pytest.fixture(autouse=True, params=ORDERS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Every test in three orders of threads, since only races would tell them apart."""
-    monkeypatch.setenv("FASTCV_CUDA_EMULATION_ORDER", request.param)
-    yield from use(built(few_blocks=request.param == "shuffled"), monkeypatch)
-
-
-def placed(array: np.ndarray, layout: str) -> np.ndarray:
-    """The same numbers in another memory order, at the end of readable memory."""
-    filled = guarded(array.shape, array.dtype, at_end=True, layout=LAYOUTS[layout])
-    filled[...] = array
-    return filled
+    yield from in_order(request.param, monkeypatch)
 
 
 def numbers(case: Case, dtype: Any, layout: str = "contiguous", seed: int = 0) -> np.ndarray:
