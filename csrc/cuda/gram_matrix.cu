@@ -81,6 +81,15 @@ __device__ inline Pair tile_pair(int64_t index, int64_t tiles) {
     return {row, row + index};
 }
 
+// A finished sum, scaled, and its mirror image.
+template <class T>
+__device__ void store_both(const Arguments& a, int64_t n, int64_t row, int64_t column, typename Wide<T>::type sum) {
+    const T product = narrow<T>(sum * typename Wide<T>::type(a.scale));
+    T* const output = static_cast<T*>(a.output) + n * a.s.C * a.s.C;
+    output[row * a.s.C + column] = product;
+    output[column * a.s.C + row] = product;
+}
+
 template <class T>
 __global__ void products(Arguments a) {
     using W = typename Wide<T>::type;
@@ -118,10 +127,7 @@ __global__ void products(Arguments a) {
                 }
                 const int64_t row = tile.row * kTile<W> + y, column = tile.column * kTile<W> + x;
                 if (row > column || column >= C) continue;
-                const T product = narrow<T>(sums.at[i][j] * W(a.scale));
-                T* const output = static_cast<T*>(a.output) + n * C * C;
-                output[row * C + column] = product;
-                output[column * C + row] = product;
+                store_both<T>(a, n, row, column, sums.at[i][j]);
             }
     }
 }
@@ -138,10 +144,7 @@ __global__ void join_parts(Arguments a) {
                         row % kTile<W> * kTile<W> + column % kTile<W>;
         W sum = 0;
         for (int64_t part = 0; part < a.parts; part++) sum += from[part * kTile<W> * kTile<W>];
-        const T product = narrow<T>(sum * W(a.scale));
-        T* const output = static_cast<T*>(a.output) + n * C * C;
-        output[row * C + column] = product;
-        output[column * C + row] = product;
+        store_both<T>(a, n, row, column, sum);
     }
 }
 
