@@ -72,10 +72,15 @@ class Worker:
         return answer
 
 
+# When a stopped process goes on, the system may have all of its threads on one core, where they wait
+# out each other's time slices, and takes some 40 ms to notice.
+SETTLING = 0.05
+
+
 def median_time(function, seconds: float) -> float:
-    """Call for about ``seconds``, at least three times; a first tenth of that only warms up."""
+    """Call for about ``seconds``, at least three times, after calls that only warm up."""
     now = time.perf_counter
-    end = now() + seconds / 10
+    end = now() + SETTLING
     function()
     while now() < end:
         function()
