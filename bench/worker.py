@@ -72,8 +72,8 @@ class Worker:
         return answer
 
 
-# When a stopped process goes on, the system may have all of its threads on one core, where they wait
-# out each other's time slices, and takes some 40 ms to notice.
+# When a stopped process goes on, the system may have all of its threads on one core, where they
+# wait out each other's time slices, and takes some 40 ms to notice.
 SETTLING = 0.05
 
 
