@@ -1,5 +1,6 @@
 """The compiled kernels. They trust their arguments: every check is made by the callers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,7 @@ def max_unpool2d_grad_input(
 
 kept_result_bytes: int
 
+def aligned_result(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def large_result(bytes: int) -> NDArray[np.uint8]: ...
 def plain_sizes(*args: Any) -> bool: ...
 def measure_peak(itemsize: int, threads: int) -> float: ...

@@ -52,19 +52,26 @@ def steps_are_channels_last(shape: Sequence[int], strides: Sequence[int]) -> boo
     )
 
 
+# Where a line's alignment shows; making such a view takes 0.2 us longer than `np.empty`.
+_ALIGNED_BYTES = 256 << 10
 # Smaller pieces stay in the process when they are freed; glibc gives these back to the system.
 _LARGE_BYTES = 32 << 20
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a new C-contiguous array, like `np.empty`. Large ones use dead ones' memory again."""
+    """Return a new C-contiguous array, like `np.empty`.
+
+    Those that are not small begin at a cache line, and large ones use dead ones' memory again.
+    """
     # It takes address space alone, and says what is wrong with a size that cannot be had.
     array = np.empty(shape, dtype)
     size = array.nbytes
-    if _LARGE_BYTES <= size <= _core.kept_result_bytes:
-        del array  # before the same address space is asked for again
-        return _core.large_result(size).view(dtype).reshape(shape)
-    return array
+    if not _ALIGNED_BYTES <= size <= _core.kept_result_bytes:
+        return array
+    del array  # before the same address space is asked for again
+    if size < _LARGE_BYTES:
+        return _core.aligned_result(shape, dtype)
+    return _core.large_result(size).view(dtype).reshape(shape)
 
 
 def empty(

@@ -52,6 +52,19 @@ def test_a_large_result_is_an_ordinary_array() -> None:
     assert result.sum() == NUMBERS.size
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_results_begin_at_a_cache_line(layout: str) -> None:
+    for size in (300, 1100, 3001):
+        image = np.ones((1, 3, size, size), np.float32)
+        if layout == "channels-last":
+            image = np.ones((1, size, size, 3), np.float32).transpose(0, 3, 1, 2)
+        results = [fastcv.max_pool2d(image, 3, 1, 1, return_indices=True) for _ in range(3)]
+        for array in (each for pair in results for each in pair):
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.writeable
+            assert array.strides == tuple(stride // 4 * array.itemsize for stride in image.strides)
+
+
 def test_memory_is_used_again() -> None:
     for _ in range(3):
         unpooled()
