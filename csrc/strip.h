@@ -30,6 +30,7 @@ struct Strip {
     Axis y, x;
     int64_t channels;
     int64_t pitch;        // elements from row to row
+    int64_t columns;      // of a row that are filled; behind them another image's may lie
     int64_t rows;         // per phase
     int64_t plane;        // elements from phase to phase
     int64_t channel;      // elements from channel to channel
@@ -47,9 +48,10 @@ static inline bool strip_too_large(const Axis& y, const Axis& x, int64_t channel
     return double(channels) * double(y.slots()) * double(x.slots()) * double(y.steps() + 1) * double(x.steps() + 1) > 1e9;
 }
 
-// A strip for blocks of `block_rows` x `block_columns` outputs.
+// A strip for blocks of `block_rows` x `block_columns` outputs. Several images may stand side by side in its rows, each `columns`
+// behind the one before it; they have to be filled in that order.
 template <class T>
-static Strip make_strip(const Axis& y, const Axis& x, int64_t channels, int64_t block_rows, int64_t block_columns) {
+static Strip make_strip(const Axis& y, const Axis& x, int64_t channels, int64_t block_rows, int64_t block_columns, int64_t images = 1) {
     constexpr int64_t L = kLanes<T>;
     Strip s;
     s.y = y;
@@ -64,7 +66,12 @@ static Strip make_strip(const Axis& y, const Axis& x, int64_t channels, int64_t 
         const int64_t filled = larger(0, ceil_div(x.input + x.pad, x.stride));
         s.pitch = larger(x.output, larger(smaller(filled, needed), needed - lead));
     }
-    s.overrun = larger(0, needed - s.pitch);
+    s.columns = s.pitch;
+    if (images > 1) {
+        s.columns = needed;
+        s.pitch = images * needed + L;  // for what the last one overshoots
+    }
+    s.overrun = larger(0, needed - s.columns);
     s.plane = round_up(s.rows * s.pitch + s.overrun + L, L);
     s.channel = s.plane * y.slots() * x.slots();
     // Channels a multiple of 4 KiB apart would fall into the same cache sets.
@@ -158,11 +165,11 @@ static void fill_strip(const Strip& s, T* strip, const Planes& in, int64_t first
     const int64_t together = channels_last ? kLanes<T> : 1;
     // Where a split row's even and odd columns begin, and how many of them fit.
     const int64_t even_slot = s.x.pad % 2 == 0 ? 0 : 1, even_begin = s.x.pad / 2, odd_begin = (s.x.pad + 1) / 2;
-    const int64_t evens = smaller(ceil_div(s.x.input, 2), s.pitch - even_begin);
-    const int64_t odds = smaller(s.x.input / 2, s.pitch - odd_begin);
+    const int64_t evens = smaller(ceil_div(s.x.input, 2), s.columns - even_begin);
+    const int64_t odds = smaller(s.x.input / 2, s.columns - odd_begin);
     // The columns that a row is read at.
     const int64_t left = larger(0, first_column * s.x.stride - s.x.pad);
-    const int64_t right = smaller(s.x.input, (first_column + s.pitch) * s.x.stride - s.x.pad);
+    const int64_t right = smaller(s.x.input, (first_column + s.columns) * s.x.stride - s.x.pad);
     const int64_t read_begin = left * size, read_end = in.column_bytes == size ? right * size : 0;
     for (int64_t c = 0; c < s.channels; c += together)
         for (int64_t slot_y = 0; slot_y < s.y.slots(); slot_y++) {
@@ -182,18 +189,18 @@ static void fill_strip(const Strip& s, T* strip, const Planes& in, int64_t first
                     fill_zeros(even_to, even_begin);
                     fill_zeros(odd_to, odd_begin);
                     split_row(even_to + even_begin, odd_to + odd_begin, reinterpret_cast<const T*>(row), evens, odds, s.x.input);
-                    fill_zeros(even_to + even_begin + evens, s.pitch - even_begin - evens);
-                    fill_zeros(odd_to + odd_begin + odds, s.pitch - odd_begin - odds);
+                    fill_zeros(even_to + even_begin + evens, s.columns - even_begin - evens);
+                    fill_zeros(odd_to + odd_begin + odds, s.columns - odd_begin - odds);
                     continue;
                 }
                 for (int64_t slot_x = 0; slot_x < slots; slot_x++, to += s.plane) {
                     const int64_t first = first_column * s.x.stride + s.x.phase_of_slot(slot_x) - s.x.pad;
                     if (y < 0 || y >= s.y.input)
-                        for (int64_t i = 0; i < count; i++) fill_zeros(to + i * s.channel, s.pitch);
+                        for (int64_t i = 0; i < count; i++) fill_zeros(to + i * s.channel, s.columns);
                     else if (channels_last)
-                        fill_row_channels_last(to, s.channel, count, s.pitch, row, in.column_bytes, s.x.input, first, s.x.stride);
+                        fill_row_channels_last(to, s.channel, count, s.columns, row, in.column_bytes, s.x.input, first, s.x.stride);
                     else
-                        fill_row(to, s.pitch, row, in.column_bytes, s.x.input, first, s.x.stride);
+                        fill_row(to, s.columns, row, in.column_bytes, s.x.input, first, s.x.stride);
                 }
             }
             for (int64_t slot_x = 0; slot_x < slots; slot_x++)

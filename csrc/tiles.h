@@ -52,20 +52,23 @@ FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* we
     }
 }
 
-// Channel lanes. Rows are MT neighbouring pixels, read at `offset[k]`; columns are the first NV vectors of filters of a panel,
-// packed [k][2 * lanes].
-template <class T, int MT, int NV>
+// Channel lanes. Rows are MT / IMAGES neighbouring pixels of each of IMAGES images, which lie `image_stride` apart and are read at
+// `offset[k]`; columns are the first NV vectors of filters of a panel, packed [k][2 * lanes]. Weights come from beyond the first-level cache, and are asked for some steps ahead.
+template <class T, int MT, int NV, int IMAGES = 1>
 FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels,
-                                 const int32_t* offset) {
-    constexpr int L = kLanes<T>;
+                                 const int32_t* offset, int64_t image_stride = 0) {
+    constexpr int L = kLanes<T>, PIXELS = MT / IMAGES, kAhead = 16, kLine = 64 / int(sizeof(T));
     for (int64_t k = 0; k < depth; k++) {
         const T* p = pixels + offset[k];
+        FASTCV_UNROLL for (int j = 0; j < NV * L; j += kLine) __builtin_prefetch(packed + kAhead * 2 * L + j);
         Vec<T> columns[NV];
         FASTCV_UNROLL for (int j = 0; j < NV; j++) {
             columns[j] = load(packed + j * L);
             keep(columns[j]);
         }
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) multiply_add<T>(acc, i, load_scalar<T>(p + i), columns);
+        FASTCV_UNROLL for (int n = 0; n < IMAGES; n++)
+            FASTCV_UNROLL for (int i = 0; i < PIXELS; i++)
+                multiply_add<T>(acc, n * PIXELS + i, load_scalar<T>(p + n * image_stride + i), columns);
         packed += 2 * L;
     }
 }

@@ -511,6 +511,27 @@ def test_a_sample_does_not_depend_on_its_batch(case: Case, dtype: type) -> None:
         assert same_bits(whole[3:], some)
 
 
+@each_dtype
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7, 8, 15])
+def test_small_planes_of_several_images(width: int, layout: str, dtype: type) -> None:
+    # Rows of several images share a tile; 17 do not fill them evenly, nor one strip.
+    rng = np.random.default_rng(11)
+    x = uniform(rng, (17, 130, 3, width), dtype)
+    if layout == "channels-last":
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    weight, bias = uniform(rng, (130, 61, 4, 4), dtype), uniform(rng, (61,), dtype)
+    parameters = {"stride": 2, "padding": 1}
+    check(x, weight, bias, **parameters)
+    for count in range(1, 17):
+        for whole, some in zip(
+            both(x, weight, bias, **parameters),
+            both(x[:count], weight, bias, **parameters),
+            strict=True,
+        ):
+            assert same_bits(whole[:count], some)
+
+
 @each_kind
 def test_run_after_run(case: Case) -> None:
     arrays = case.arrays()

@@ -6,23 +6,35 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-// Depth runs (r, s, c): rows of the window that see only padding cut it short at either end. The tile is [pixel][2 * lanes].
-template <class T, int MT, int NV>
-FASTCV_NOINLINE void channel_tile(int64_t depth, const T* packed, const T* pixels, const int32_t* offset, const T* bias,
-                                  T* tile, Activation activation, T slope) {
+// Depth runs (r, s, c): rows of the window that see only padding cut it short at either end. The tile is
+// [image][pixel][2 * lanes].
+template <class T>
+struct ChannelTile {
+    int64_t depth;
+    const T *packed, *pixels;
+    int64_t image_stride;
+    const int32_t* offset;
+    const T* bias;
+    T* tile;
+    Activation activation;
+    T slope;
+};
+
+template <class T, int MT, int NV, int IMAGES = 1>
+FASTCV_NOINLINE void channel_tile(const ChannelTile<T>& t) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MT][NV];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(bias + j * L);
-    channel_lanes<T, MT, NV>(acc, depth, packed, pixels, offset);
-    if (activation != Activation::none)
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
+    channel_lanes<T, MT, NV, IMAGES>(acc, t.depth, t.packed, t.pixels, t.offset, t.image_stride);
+    if (t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], activation, slope);
+            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
     FASTCV_UNROLL for (int i = 0; i < MT; i++)
-        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(tile + (2 * i + j) * L, acc[i][j]);
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(t.tile + (2 * i + j) * L, acc[i][j]);
 }
 
 template <class T>
-using ChannelTileFunction = void (*)(int64_t, const T*, const T*, const int32_t*, const T*, T*, Activation, T);
+using ChannelTileFunction = void (*)(const ChannelTile<T>&);
 
 template <class T, int MT = 1>
 static ChannelTileFunction<T> find_channel_tile(int64_t pixels, int64_t filters) {
@@ -70,6 +82,10 @@ static void channel_lane_block(const StripCall<T>& c, const Block& b, const T* s
     const int64_t pitch = c.in_place ? b.columns : c.strip.pitch;
     const int64_t row_depth = c.shape.S * c.channels();
     T tile[StripTiles<T>::pixels * width];
+    ChannelTile<T> t{};
+    t.tile = tile;
+    t.activation = c.activation;
+    t.slope = c.slope;
     for (int64_t k = first_filter; k < last_filter; k += width) {
         const int64_t panel = b.g * panels_of_group + k / width, filters = smaller(width, c.filters() - k);
         const T* packed = c.packed + panel * c.depth * width;
@@ -81,9 +97,12 @@ static void channel_lane_block(const StripCall<T>& c, const Block& b, const T* s
             while (r1 > r0 && top + (r1 - 1) * c.y.dilation >= c.shape.H) r1--;
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t x = b.columns * piece / pieces, pixels = b.columns * (piece + 1) / pieces - x;
-                find_channel_tile<T>(pixels, filters)((r1 - r0) * row_depth, packed + r0 * row_depth * width, strip + y * pitch + x,
-                                                      c.offset + r0 * row_depth, c.bias + b.g * panels_of_group * width + k, tile,
-                                                      c.activation, c.slope);
+                t.depth = (r1 - r0) * row_depth;
+                t.packed = packed + r0 * row_depth * width;
+                t.pixels = strip + y * pitch + x;
+                t.offset = c.offset + r0 * row_depth;
+                t.bias = c.bias + b.g * panels_of_group * width + k;
+                find_channel_tile<T>(pixels, filters)(t);
                 char* output = c.output_plane(b.n, b.g * c.filters() + k) + (b.y + y) * c.output.stride_bytes[2] +
                                (b.x + x) * c.output.stride_bytes[3];
                 store_channel_tile(tile, pixels, filters, output, c.output.stride_bytes);
