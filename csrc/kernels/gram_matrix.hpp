@@ -329,9 +329,9 @@ static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t 
 // 1.75 with. Inline, because a call that only prefetches has no effect that GCC would keep it for.
 template <class T>
 FASTCV_INLINE void prefetch_gram(const GramCall<T>& c, int64_t n, int64_t i, int64_t rows, int64_t j, int64_t end) {
-    constexpr int64_t kLine = 64 / int64_t(sizeof(T)), kRows = kGramSquares * kLanes<T>;
+    constexpr int64_t kRows = kGramSquares * kLanes<T>;
     const auto row = [&](int64_t r, int64_t column, int64_t columns) {
-        for (int64_t k = 0; k <= columns; k += kLine) __builtin_prefetch(gram_output(c, n, r, column) + k, 1, 2);
+        for (int64_t k = 0; k <= columns; k += kLine<T>) __builtin_prefetch(gram_output(c, n, r, column) + k, 1, 2);
     };
     for (int64_t r = 0; r < rows; r++) row(i + r, j, end - j);
     const int64_t share = ceil_div((end - j) * rows, kRows), first = j + i % kRows / rows * share;
