@@ -287,9 +287,9 @@ static T* gram_output(const GramCall<T>& c, int64_t n, int64_t i, int64_t j) {
 }
 
 // The part of rows [first, last) and columns [j, end) that is on or above the diagonal, and its mirror image: adds parts up in
-// their order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares are
-// mirrored together, since the result's rows may be a power of two apart, where a line that is written in pieces leaves the
-// cache in between.
+// their order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares below each
+// other become neighbours in the mirror image, and are turned one after the other, since the result's rows may be a power of two apart,
+// where a line that is written in pieces leaves the cache in between.
 constexpr int64_t kGramSquares = 4;
 template <class T>
 static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t j, int64_t end, T* sums) {
@@ -308,18 +308,19 @@ static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t 
             }
         }
         for (int64_t k = j; k < end; k += L) {
-            const int64_t columns = smaller(L, end - k), rows = smaller(i1, k + columns) - i0;
-            T mirror[L][kGramSquares * L];
-            for (int64_t i = 0; i < rows; i += L) {
+            const int64_t columns = smaller(L, end - k);
+            for (int64_t i = i0; i < smaller(i1, k + columns); i += L) {
                 Vec<T> square[L];
-                FASTCV_UNROLL for (int64_t r = 0; r < L; r++) square[r] = load(sums + (i0 + i + r) * c.pitch + k - j);
+                FASTCV_UNROLL for (int64_t r = 0; r < L; r++) square[r] = load(sums + (i + r) * c.pitch + k - j);
                 transpose<T>(square);
-                FASTCV_UNROLL for (int64_t r = 0; r < L; r++) store(mirror[r] + i, square[r]);
+                if (columns == L && i + L <= k) {
+                    FASTCV_UNROLL for (int64_t r = 0; r < L; r++) store(gram_output(c, n, k + r, i), square[r]);
+                    continue;
+                }
+                // Up to the diagonal.
+                FASTCV_UNROLL for (int64_t r = 0; r < L; r++)
+                    if (r < columns && k + r > i) store_first(gram_output(c, n, k + r, i), square[r], k + r - i);
             }
-            // Up to the diagonal.
-            for (int64_t r = 0; r < columns; r++)
-                for (int64_t i = 0; i < smaller(rows, k + r - i0); i += L)
-                    store_first(gram_output(c, n, k + r, i0 + i), load(mirror[r] + i), k + r - i0 - i);
         }
     }
 }
