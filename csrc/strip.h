@@ -6,8 +6,8 @@
 // input pixel (y * stride + phase_y - pad, x * stride + phase_x - pad) lies at [row y][column x] of its phase. Every tap of
 // the window is then one fixed offset, and a vector of neighbouring outputs reads a vector of neighbouring elements.
 //
-// Where a block spans the whole width, one row's right padding is the next row's left padding, which lets vectors run on
-// across row ends.
+// Where a block spans the whole width of one image, one row's right padding is the next row's left padding, which lets vectors run
+// on across row ends.
 //
 // Rows are written in ascending order and in whole vectors: what overshoots a row's end is zeros, or is overwritten by
 // the next row. Each plane ends in enough zeros for the last row's right padding.
@@ -60,17 +60,15 @@ static Strip make_strip(const Axis& y, const Axis& x, int64_t channels, int64_t 
     s.rows = block_rows + y.steps();
     const int64_t needed = block_columns + x.steps();
     s.pitch = needed;
-    if (block_columns == x.output) {
+    if (images > 1) {
+        s.pitch = images * needed + L;  // for what the last one overshoots
+    } else if (block_columns == x.output) {
         // Shared padding: every phase begins with at least `lead` zeros, and no phase has more than `filled` columns.
         const int64_t lead = larger(0, ceil_div(x.pad - x.stride + 1, x.stride));
         const int64_t filled = larger(0, ceil_div(x.input + x.pad, x.stride));
         s.pitch = larger(x.output, larger(smaller(filled, needed), needed - lead));
     }
-    s.columns = s.pitch;
-    if (images > 1) {
-        s.columns = needed;
-        s.pitch = images * needed + L;  // for what the last one overshoots
-    }
+    s.columns = images > 1 ? needed : s.pitch;
     s.overrun = larger(0, needed - s.columns);
     s.plane = round_up(s.rows * s.pitch + s.overrun + L, L);
     s.channel = s.plane * y.slots() * x.slots();

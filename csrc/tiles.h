@@ -17,8 +17,9 @@ namespace {
 
 // Packed weights are read once by each tile, from beyond the first-level cache, and are asked for so many steps ahead. On two threads
 // Winograd's products took 3 to 18% less time so; 8 and 32 steps ahead gained as much or less. Strided products, whose operands are near,
-// took 3 to 10% more.
+// took 3 to 10% more. In channel lanes 1 x 1 and 16 x 16 windows gained 3 to 4%, deep transposed ones 28%.
 constexpr int kStepsAhead = 16;
+// Elements of a cache line.
 template <class T>
 constexpr int kLine = 64 / int(sizeof(T));
 

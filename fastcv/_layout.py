@@ -66,12 +66,12 @@ def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     # It takes address space alone, and says what is wrong with a size that cannot be had.
     array = np.empty(shape, dtype)
     size = array.nbytes
-    if not _ALIGNED_BYTES <= size <= _core.kept_result_bytes:
+    if size < _ALIGNED_BYTES:
         return array
     del array  # before the same address space is asked for again
-    if size < _LARGE_BYTES:
-        return _core.aligned_result(shape, dtype)
-    return _core.large_result(size).view(dtype).reshape(shape)
+    if _LARGE_BYTES <= size <= _core.kept_result_bytes:
+        return _core.large_result(size).view(dtype).reshape(shape)
+    return _core.aligned_result(shape, dtype)
 
 
 def empty(
@@ -104,7 +104,7 @@ def empty_together(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[NDArr
     if sum(sizes) * dtype.itemsize > _TOGETHER_BYTES:
         return [new(shape, dtype) for shape in shapes]
     starts = list(accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
-    memory = np.empty(starts[-1], dtype)
+    memory = new((starts[-1],), dtype)
     return [
         memory[start : start + size].reshape(shape)
         for start, size, shape in zip(starts[:-1], sizes, shapes, strict=True)

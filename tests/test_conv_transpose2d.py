@@ -513,9 +513,9 @@ def test_a_sample_does_not_depend_on_its_batch(case: Case, dtype: type) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7, 8, 15])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7, 8, 9, 17])
 def test_small_planes_of_several_images(width: int, layout: str, dtype: type) -> None:
-    # Rows of several images share a tile; 17 do not fill them evenly, nor one strip.
+    # Rows of several images share a tile; 17 do not fill them evenly.
     rng = np.random.default_rng(11)
     x = uniform(rng, (17, 130, 3, width), dtype)
     if layout == "channels-last":
@@ -530,6 +530,21 @@ def test_small_planes_of_several_images(width: int, layout: str, dtype: type) ->
             strict=True,
         ):
             assert same_bits(whole[:count], some)
+
+
+@each_dtype
+def test_small_planes_in_several_strips(dtype: type) -> None:
+    # An image of 512 channels takes 100 KiB and more of a strip: two strips and more hold 41.
+    rng = np.random.default_rng(12)
+    x = uniform(rng, (41, 512, 4, 4), dtype)
+    weight, bias = uniform(rng, (512, 32, 4, 4), dtype), uniform(rng, (32,), dtype)
+    parameters = {"stride": 2, "padding": 1}
+    check(x, weight, bias, **parameters)
+    whole = conv_transpose2d(x, weight, bias, **parameters)
+    for first, last in ((0, 1), (13, 14), (20, 22), (19, 41), (40, 41)):
+        assert same_bits(
+            whole[first:last], conv_transpose2d(x[first:last], weight, bias, **parameters)
+        )
 
 
 @each_kind

@@ -62,7 +62,17 @@ def test_results_begin_at_a_cache_line(layout: str) -> None:
         for array in (each for pair in results for each in pair):
             assert array.ctypes.data % 64 == 0
             assert array.flags.writeable
+            assert array.flags.c_contiguous == (layout == "NCHW")
+            assert not array.flags.f_contiguous
             assert array.strides == tuple(stride // 4 * array.itemsize for stride in image.strides)
+
+
+def test_results_of_one_piece_begin_at_a_cache_line() -> None:
+    query = np.ones((8, 200, 64), np.float32)
+    output, lse = fastcv.scaled_dot_product_attention(query, query, query, return_lse=True)
+    grads = fastcv.scaled_dot_product_attention_grad(output, query, query, query, output, lse)
+    for array in grads[:3]:
+        assert array.ctypes.data % 64 == 0
 
 
 def test_memory_is_used_again() -> None:

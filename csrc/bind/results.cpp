@@ -3,7 +3,7 @@
 // NumPy's arrays begin anywhere, large ones 16 bytes behind a page, so each of a kernel's vectors is stored to two cache lines. Here
 // a result begins at a line: on two threads, unpooling to 64 x 224 x 224 took 0.48 ms and takes 0.41.
 //
-// And of large ones: the C library takes a piece of 32 MiB and more from the system for each new array and gives it
+// Large ones besides: the C library takes a piece of 32 MiB and more from the system for each new array and gives it
 // back when the array dies, so every call that returns one waits while the system clears its pages: unpooling to
 // 64 x 360 x 480 took 3.3 ms so, and 2.0 into memory that was there. Here such pieces stay for later results, up to
 // kKeptBytes of them, marked as free for the system, which takes them when memory is short.

@@ -17,8 +17,8 @@ namespace {
 
 constexpr int64_t kTilesPerSweep = 12;       // positions that one tile of weights serves before the next is taken
 constexpr int64_t kRowsOfPanel = 64;         // rows of a product from which on pixels are copied to panels
-constexpr int64_t kDepthThatHidesOutputs = 64;
 constexpr int64_t kPanelBytes = 512 * 1024;  // and the most that one may hold
+constexpr int64_t kDepthThatHidesOutputs = 64;  // sums as deep take longer than the lines of their outputs
 
 // One vector of outputs.
 struct PixelVector {

@@ -9,8 +9,9 @@
 // Where rows are shorter than that, a tile takes the same row of several images: of 16 images of 1024 channels of 4 x 4, with 4 x 4
 // windows and stride 2, to 512, two threads take 16.5 ms, where four pixels at a time took 33.
 //
-// A row's phases wait in tiles, are transposed to rows of pixels, and interleaved (conv_transpose2d_phases.hpp). All images that fit
-// stand side by side in one strip, so that a panel of weights, half a MiB at 1024 channels, is read once for all of them.
+// A band of rows of one phase of x waits in tiles for the other phases, is transposed to rows of pixels, and interleaved
+// (conv_transpose2d_phases.hpp). All images that fit stand side by side in one strip, so that a phase's weights of a panel, half a MiB
+// at 1024 channels, are read once for all of them.
 #pragma once
 
 #include "conv2d_strip_channels.hpp"
@@ -20,7 +21,7 @@ namespace fastcv::FASTCV_ISA {
 namespace {
 
 constexpr int64_t kImagesBytes = 2 * 1024 * 1024;  // of strips side by side
-constexpr int64_t kTilesBytes = 256 * 1024;        // of products that wait for those of the other phases
+constexpr int64_t kTilesBytes = 256 * 1024;        // of products that wait for the other phases', or else one row of one image
 
 // A phase's product: weights [group][panel][tap][channel][2 * lanes] from `weight` on, and where its pixels lie.
 struct ChannelPhase {
@@ -111,7 +112,7 @@ struct ChannelPhaseCall {
     T slope;
 };
 
-// How many images share a tile, which then has the whole row of each.
+// How many images share a tile, which then has the whole row of each. Images of one column do not: they would need as many tiles again.
 template <class T>
 static int64_t images_of_tile(int64_t positions) {
     return positions > 1 && positions <= kTilePixels<T> ? StripTiles<T>::pixels / positions : 1;
@@ -220,7 +221,19 @@ static Strip strip_of_images(const Conv2dShape& s, const PhaseAxes& axes, int64_
     return make_strip<T>(y, x, s.K / s.G, y.output, x.output, images);
 }
 
-// Whether vectors of pixels would be so empty that this pays. Each thread holds the strips of some images.
+// How many fit: their strip, and one row of their products.
+template <class T>
+static int64_t most_images(const Conv2dShape& s, const PhaseAxes& axes) {
+    constexpr int64_t size = int64_t(sizeof(T));
+    const Strip one = strip_of_images<T>(s, axes, 1);
+    const int64_t row_bytes = ChannelTiles<T>{1, one.x.output}.row_elements() * axes.x.phases() * size;
+    int64_t images = smaller(s.N, smaller(kImagesBytes / (one.elements * size), kTilesBytes / row_bytes));
+    // Side by side they share no padding, and each row ends in a vector more.
+    while (images > 1 && strip_of_images<T>(s, axes, images).elements * size > kImagesBytes) images -= ceil_div(images, 8);
+    return larger(1, images);
+}
+
+// Whether vectors of pixels would be so empty that this pays. Each thread holds the strip of some images.
 template <class T>
 static bool prefers_channel_phases(const Conv2dShape& s) {
     constexpr int64_t L = kLanes<T>;
@@ -243,8 +256,7 @@ static Status conv_transpose2d_channels(const Conv2dShape& s, Tensor input, Tens
     const PhaseAxes axes(s, false);
     const PhaseAxis &py = axes.y, &px = axes.x;
     const int64_t channels = s.K / s.G, panels = panels_of_group<T>(s);
-    const int64_t image_bytes = strip_of_images<T>(s, axes, 1).elements * size;
-    const int64_t chunks = ceil_div(s.N, larger(1, kImagesBytes / image_bytes)), together = ceil_div(s.N, chunks);
+    const int64_t most = most_images<T>(s, axes), chunks = ceil_div(s.N, most), together = ceil_div(s.N, chunks);
     const Strip strip = strip_of_images<T>(s, axes, together);
     const int64_t row_bytes = ChannelTiles<T>{together, strip.x.output}.row_elements() * px.phases() * size;
     const int64_t band = smaller(strip.y.output, larger(1, kTilesBytes / row_bytes));
