@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Read when the runtimes start, so before anything loads them. The reference's BLAS and the kernels
 # take turns: each library's idle threads would spin while the other's work, for most of the time.
@@ -16,6 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from cuda_emulated import ORDERS, in_order
 
 import fastcv
 
@@ -34,6 +36,12 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = fastcv.get_num_threads()
     yield fastcv.set_num_threads
     fastcv.set_num_threads(before)
+
+
+@pytest.fixture(params=ORDERS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """CUDA's, emulated in three orders of threads, one of them with a grid of three blocks."""
+    yield from in_order(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from cases.linear_sum_assignment import KINDS, costs_of
 from closeness import same_bits
 from cuda_emulated import ALIGNED, ORDERS, Emulated, in_order, on_fibers
 from layouts import LAYOUTS, guarded
+from shared import each_dtype
 from test_linear_sum_assignment import check_duals, scale_of
 
 import fastcv
@@ -31,7 +32,6 @@ DEVICE = Emulated()
 SHAPES = [(1, 1), (1, 9), (8, 8), (40, 7), (33, 33), (9, 50)]
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 in_each_order = pytest.mark.parametrize("kernels", ORDERS, indirect=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from cuda_emulated import (
     ORDERS,
     Emulated,
     from_bfloat16,
-    in_order,
     on_fibers,
     placed,
     to_bfloat16,
 )
+from shared import each_dtype
 from test_scaled_dot_product_attention import OPTIONS, bound_of, made, mask_of
 from test_scaled_dot_product_attention_gradients import bounds
 
@@ -26,19 +25,9 @@ import fastcv
 from fastcv import reference
 from fastcv.cuda import _attention
 
-pytestmark = on_fibers
+pytestmark = [on_fibers, pytest.mark.usefixtures("kernels")]
 
 DEVICE = Emulated()
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-
-
-@pytest.fixture(autouse=True, params=ORDERS)
-def kernels(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Any]:
-    """Every test in three orders of threads, one of them with a grid of three blocks."""
-    yield from in_order(request.param, monkeypatch)
 
 
 def attend(*arrays: Any, **options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,19 @@ from cuda_emulated import (
     ORDERS,
     Emulated,
     from_bfloat16,
-    in_order,
     on_fibers,
     placed,
     to_bfloat16,
 )
+from shared import each_dtype
 from test_gram_matrix import bound_of, grad_bound_of
 
 from fastcv import reference
 from fastcv.cuda import _gram_matrix
 
-pytestmark = on_fibers
+pytestmark = [on_fibers, pytest.mark.usefixtures("kernels")]
 
 DEVICE = Emulated()
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-
-
-@pytest.fixture(autouse=True, params=ORDERS)
-def kernels(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Any]:
-    """Every test in three orders of threads, one of them with a grid of three blocks."""
-    yield from in_order(request.param, monkeypatch)
 
 
 def images(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

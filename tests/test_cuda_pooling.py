@@ -7,7 +7,6 @@ are moved or added in one order, so all bits have to agree.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from cases.max_pool2d import KINDS, Case
 from closeness import same_bits
 from cuda_emulated import (
     ALIGNED,
-    ORDERS,
     ROOT,
     Emulated,
     from_bfloat16,
-    in_order,
     on_fibers,
     placed,
     to_bfloat16,
@@ -32,17 +29,11 @@ import fastcv
 import fastcv.cuda
 from fastcv.cuda import _pooling
 
-pytestmark = on_fibers
+pytestmark = [on_fibers, pytest.mark.usefixtures("kernels")]
 
 DEVICE = Emulated()
 each_case = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 each_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-
-
-@pytest.fixture(autouse=True, params=ORDERS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Every test in three orders of threads, since only races would tell them apart."""
-    yield from in_order(request.param, monkeypatch)
 
 
 def numbers(case: Case, dtype: Any, layout: str = "contiguous", seed: int = 0) -> np.ndarray:
