@@ -129,7 +129,7 @@ static ChannelTileFunction<T> find_images_tile(int64_t pixels, int64_t images) {
     return channel_tile<T, PIXELS * IMAGES, 2, IMAGES>;
 }
 
-// A phase's product for rows [y0, y1) of positions of `images` images goes to tile[y][image's first][image][pixel][2 * lanes].
+// How a row of positions of several images is cut into tiles, which lie one behind the other, [image][pixel][2 * lanes] each.
 template <class T>
 struct ChannelTiles {
     int64_t images, positions;
@@ -149,12 +149,34 @@ struct ChannelTiles {
     }
 };
 
+// One image's part of a tile, of each phase of x `phase_elements` behind the last: turned to rows of pixels, and interleaved into row
+// `to` of `filters` planes, from position x on.
+template <class T>
+static void store_channel_phases(const ChannelPhaseCall<T>& c, const T* tile, int64_t phase_elements, int64_t x, int64_t pixels,
+                                 int64_t filters, char* to, T* rows, const T** phase_row) {
+    constexpr int64_t L = kLanes<T>, width = 2 * L;
+    const PhaseAxis& px = c.axes.x;
+    for (int64_t p = 0; p < px.phases(); p++)
+        for (int64_t half = 0; half < 2; half++) {
+            Vec<T> square[L];
+            FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
+                square[j] = j < pixels ? load(tile + p * phase_elements + j * width + half * L) : zero<T>();
+            transpose<T>(square);
+            FASTCV_UNROLL for (int64_t j = 0; j < L; j++) store(rows + (p * width + half * L + j) * L, square[j]);
+        }
+    for (int64_t k = 0; k < filters; k++) {
+        for (int64_t p = 0; p < px.phases(); p++) phase_row[p] = rows + (p * width + k) * L;
+        interleave_row(phase_row, px.phases(), 0, pixels, to + k * c.output.stride_bytes[1], c.output.stride_bytes[3], x * px.stride,
+                       c.shape.W);
+    }
+}
+
 // One panel of filters, `images` images from n0 on: a phase of rows at a time, so that its weights stay near for all rows and images.
 // tile[phase of x][y][tile][..] and rows[phase of x][filter][lanes] are scratch.
 template <class T>
 static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t n0, int64_t images, int64_t g, int64_t panel, T* tile,
                            T* rows, const T** phase_row) {
-    constexpr int64_t L = kLanes<T>, width = 2 * L;
+    constexpr int64_t width = 2 * kLanes<T>;
     const Conv2dShape& s = c.shape;
     const PhaseAxis &py = c.axes.y, &px = c.axes.x;
     const int64_t all_panels = panels_of_group<T>(s), channels = s.K / s.G, count = smaller(width, s.C / s.G - panel * width);
@@ -192,23 +214,10 @@ static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t
             }
             for (int64_t y = y0; y < y1; y++)
                 tiles.for_each([&](int64_t n, int64_t some, int64_t x, int64_t pixels, int64_t at) {
-                    for (int64_t image = 0; image < some; image++) {
-                        for (int64_t p = 0; p < px.phases(); p++) {
-                            const T* from = tile + p * phase_elements + (y - y0) * row_elements + at + image * pixels * width;
-                            for (int64_t half = 0; half < 2; half++) {
-                                Vec<T> square[L];
-                                FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
-                                    square[j] = j < pixels ? load(from + j * width + half * L) : zero<T>();
-                                transpose<T>(square);
-                                FASTCV_UNROLL for (int64_t j = 0; j < L; j++) store(rows + (p * width + half * L + j) * L, square[j]);
-                            }
-                        }
-                        char* to = planes + (n + image) * stride[0] + (y * py.stride + i) * stride[2];
-                        for (int64_t k = 0; k < count; k++) {
-                            for (int64_t p = 0; p < px.phases(); p++) phase_row[p] = rows + (p * width + k) * L;
-                            interleave_row(phase_row, px.phases(), 0, pixels, to + k * stride[1], stride[3], x * px.stride, s.W);
-                        }
-                    }
+                    for (int64_t image = 0; image < some; image++)
+                        store_channel_phases(c, tile + (y - y0) * row_elements + at + image * pixels * width, phase_elements, x, pixels,
+                                             count, planes + (n + image) * stride[0] + (y * py.stride + i) * stride[2], rows,
+                                             phase_row);
                 });
         }
     }
