@@ -14,7 +14,7 @@ import fastcv
 torch = pytest.importorskip("torch")
 nn = torch.nn
 import fastcv.torch as ft  # noqa: E402
-from fastcv.torch import _modules  # noqa: E402
+from fastcv.torch import _modules, _packed  # noqa: E402
 
 ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU]
 
@@ -171,7 +171,7 @@ def test_linear_layers_run_on_fastcv() -> None:
     x = torch.randn(100, 130)
     with torch.no_grad():
         folded = fast(x)
-        assert fast[0].cache is not None and fast[2].cache is not None
+        assert all(id(fast[place].weight) in _packed._PLANS for place in (0, 2))
         close(fast[2](nn.functional.gelu(fast[0](x))), folded)
         fast[0](x[:1])
         close(fast[0](x), nn.functional.linear(x, fast[0].weight, fast[0].bias))
@@ -355,7 +355,7 @@ def test_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 3, 21, 22)
     with torch.no_grad():
         fast(x)
-        monkeypatch.setattr(_modules._Packed, "_pack", None)
+        monkeypatch.setattr(_packed, "_pack", None)
         fast(x)
     with torch.inference_mode():
         fast(x)
@@ -390,6 +390,120 @@ def test_accelerated_model_compiles_and_exports() -> None:
             got, want = fast(x), plain(x)
             assert got.dtype == want.dtype
             torch.testing.assert_close(got, want, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_graphs_have_packed_weights_and_what_is_folded(layout: Any) -> None:
+    torch._dynamo.reset()
+    plain = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.SiLU(),
+        nn.ConvTranspose2d(6, 4, 3, 2, groups=2),
+        nn.BatchNorm2d(4),
+        nn.LeakyReLU(0.2),
+        nn.AdaptiveAvgPool2d(16),
+        nn.Flatten(),
+        nn.Linear(1024, 1024),
+        nn.GELU(),
+    )
+    plain = plain.eval().to(memory_format=layout)
+    fast = ft.accelerate(plain)
+    called: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    compiled = torch.compile(fast, fullgraph=True, backend=backend)
+    x = torch.randn(2, 3, 33, 34).contiguous(memory_format=layout)
+    with torch.no_grad():
+        got = compiled(x)
+        assert sum("fastcv.packed" in name for name in called) == 3
+        assert not any(
+            each in name
+            for name in called
+            for each in ("norm", "silu", "relu", "gelu", "built-in function linear")
+        )
+        close(got, plain(x))
+        # The graph reads the tensors as they are at each call.
+        for each in (plain, fast):
+            each[0].weight.mul_(2), each[4].running_mean.add_(1), each[8].bias.sub_(1)
+        close(compiled(x), plain(x))
+        for each in (plain, fast):
+            each[8].weight = nn.Parameter(each[8].weight * 3)
+        close(compiled(x), plain(x))
+        # What follows is folded only where the module that calls both is running.
+        part = torch.compile(fast[3], fullgraph=True, backend="eager")
+        y = torch.randn(1, 6, 5, 6)
+        close(part(y), plain[3](y))
+    # With gradients, in train mode and in autocast, each module computes by itself.
+    called.clear()
+    close(compiled(x), plain(x))
+    assert not any("fastcv.packed" in name for name in called)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "linear"])
+@pytest.mark.parametrize("norm", [False, True], ids=["bias", "norm"])
+def test_packed_operators(kind: str, norm: bool) -> None:
+    made = {
+        "conv2d": lambda: nn.Conv2d(6, 4, 3, 2, groups=2),
+        "conv_transpose2d": lambda: nn.ConvTranspose2d(6, 4, 3, 2, groups=2),
+        "linear": lambda: nn.Linear(6, 4),
+    }[kind]()
+    if kind == "linear" and norm:
+        return  # nothing folds a batch norm into rows
+    layer = ft.accelerate(made.eval())
+    followers = [ft.accelerate(nn.Sequential(made, nn.BatchNorm2d(4)).eval())[1]] if norm else []
+    x = torch.randn((2, 5, 6) if kind == "linear" else (2, 6, 7, 8))
+    weight, bias, *more = (getattr(*each).detach() for each in layer._sources(followers))
+    options = layer._options(followers)
+    operator = _packed.OPERATORS[kind]
+    torch.library.opcheck(operator, (x, weight, bias, more, *options))
+    if kind != "linear":
+        last = x.contiguous(memory_format=torch.channels_last)
+        torch.library.opcheck(operator, (last, weight, None, more, *options))
+
+
+def test_plans_live_as_long_as_their_weights() -> None:
+    fast = ft.accelerate(nn.Conv2d(2, 3, 3).eval())
+    x = torch.randn(1, 2, 8, 8)
+    key = id(fast.weight)
+    with torch.no_grad():
+        fast(x)
+        assert len(_packed._PLANS[key].by_options) == 1
+    other = copy.deepcopy(fast)
+    assert id(other.weight) not in _packed._PLANS
+    del fast
+    assert key not in _packed._PLANS
+
+
+def test_pruned_and_parametrized_weights() -> None:
+    from torch.nn.utils import parametrizations, prune
+
+    plain = nn.Conv2d(4, 6, 3).eval()
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 4, 9, 9)
+
+    def both_agree() -> None:
+        with torch.no_grad():
+            close(fast(x), plain(x))
+
+    both_agree()
+    for each in (plain, fast):
+        prune.l1_unstructured(each, "weight", 0.5), prune.l1_unstructured(each, "bias", 0.5)
+    both_agree()
+    for each in (plain, fast):
+        prune.remove(each, "weight"), prune.remove(each, "bias")
+    both_agree()
+    for each in (plain, fast):
+        parametrizations.weight_norm(each)
+    both_agree()
+    with torch.no_grad():
+        for each in (plain, fast):
+            each.parametrizations.weight.original0.mul_(2)
+    both_agree()
 
 
 # Attention

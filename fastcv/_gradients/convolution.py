@@ -33,6 +33,7 @@ class _Convolution(NamedTuple):
     """What tells the two convolutions apart. `parameters` end with groups in both."""
 
     name: str
+    packed: type[Any]
     parameters: Mapping[str, Kind]
     options: Mapping[str, str]  # names that only the function takes, and their defaults
     flat: Callable[..., Parameters]  # (op, weight's shape, user's parameters) -> flat parameters
@@ -119,6 +120,7 @@ _NO_ACTIVATION = (None, 0.0)
 
 _CONV2D = _Convolution(
     name="conv2d",
+    packed=fastcv.Conv2d,
     parameters={
         "stride": "integers",
         "padding": "integers",
@@ -133,6 +135,7 @@ _CONV2D = _Convolution(
 )
 _CONV_TRANSPOSE2D = _Convolution(
     name="conv_transpose2d",
+    packed=fastcv.ConvTranspose2d,
     parameters={
         "stride": "integers",
         "padding": "integers",
@@ -169,21 +172,27 @@ def _forward(kind: _Convolution, forward: str, grad_input: str, grad_weight: str
         bias: Any = None,
         *parameters: Any,
         activation: Any = None,
-        **keywords: Any,
+        **named: Any,
     ) -> Arguments:
-        extra = {name: keywords.pop(name, value) for name, value in kind.options.items()}
-        flat = kind.flat(forward, tuple(weight.shape), *parameters, **keywords)
+        extra = {name: named.pop(name, value) for name, value in kind.options.items()}
+        flat = kind.flat(forward, tuple(weight.shape), *parameters, **named)
         _checks.activation(forward, activation)
         arrays = (input, weight, bias)
         return Arguments(arrays, (*flat, *_NO_ACTIVATION, *extra.values()), activation)
 
-    def run(input: Any, weight: Any, bias: Any, *parameters: Any) -> Any:
+    def keywords(parameters: Parameters) -> dict[str, Any]:
         activation, slope, *extra = parameters[count:]
-        if activation == "leaky_relu":
-            activation = (activation, slope)
-        options = dict(zip(kind.options, extra, strict=True))
-        keywords = kind.keywords(parameters[:count])
-        return public(input, weight, bias, **keywords, **options, activation=activation)
+        return {
+            **kind.keywords(parameters[:count]),
+            **dict(zip(kind.options, extra, strict=True)),
+            "activation": (activation, slope) if activation == "leaky_relu" else activation,
+        }
+
+    def run(input: Any, weight: Any, bias: Any, *parameters: Any) -> Any:
+        return public(input, weight, bias, **keywords(parameters))
+
+    def pack(weight: Any, bias: Any, *parameters: Any) -> Any:
+        return kind.packed(weight, bias, **keywords(parameters))
 
     def shape(shapes: tuple[Any, ...], parameters: Parameters) -> Shape:
         input_shape, weight_shape, bias_shape = shapes
@@ -239,6 +248,7 @@ def _forward(kind: _Convolution, forward: str, grad_input: str, grad_weight: str
         public=public,
         arguments=arguments,
         run=run,
+        pack=pack,
         shape=shape,
         gradients=gradients,
         batched=batched,

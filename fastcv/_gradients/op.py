@@ -122,6 +122,9 @@ class Op:
     saves: tuple[int, ...] = ()
     # Parameters that make the op return what its gradients need, whatever the user asked for.
     saving: Mapping[str, Any] = field(default_factory=dict)
+    # (weight, bias, *parameters), in NumPy's arrays -> a function of the input whose weights are
+    # packed. None: the op has none.
+    pack: Callable[..., Callable[..., Any]] | None = None
     # Which array's layout the results have (channels-last or not); None: they are contiguous.
     layout_of: int | None = None
 

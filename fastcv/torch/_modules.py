@@ -4,7 +4,7 @@
 parameters, buffers, hooks and names in a state_dict stay. What a class cannot serve in a call
 (another device or dtype, autocast) goes to torch's own forward.
 
-A convolution in eval mode, where no gradient is wanted, keeps its weights packed, and so does a
+A convolution in eval mode, where no gradient is wanted, runs with packed weights, and so does a
 linear layer. A batch norm and an activation that follow it are folded into the packed weights; they
 stay in the model and get the finished tensor, which has a note of those that are done with it.
 """
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 import fastcv
-from fastcv import _layout
-from fastcv.torch._ops import FLOATS, FUNCTIONS, is_plain, view
+from fastcv._gradients import TABLE
+from fastcv.torch import _packed
+from fastcv.torch._ops import FLOATS, FUNCTIONS, is_plain, needs_gradient, view
 
 _NOTE = "_fastcv_done"
 
@@ -137,25 +138,75 @@ def is_norm(module: torch.nn.Module) -> bool:
 # Convolutions and linear layers
 
 
+_NORMS_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+class _Attributes:
+    """The attributes of a module that are computed, by name."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+def _place(module: torch.nn.Module, name: str) -> tuple[Any, str]:
+    """Return where a module keeps a tensor."""
+    for place in (module._parameters, module._buffers, module.__dict__):
+        if name in place:
+            return place, name
+    return _Attributes(module), name
+
+
 class _Packed(Swapped):
     """A convolution or linear layer with packed weights, and what follows folded into them."""
 
     # Set in __dict__, past the slow attributes of modules.
     followers: Sequence[Any] = ()  # a batch norm, an activation, or both in this order
     armed = False  # whether the module whose forward calls the followers is running
-    cache: tuple[list[Any], Any, Any] | None = None  # what a plan was made of, its state, the plan
+    prepared: Any = None  # followers, where tensors are found, options: see `_prepared`
 
-    kind: Any = None
-    parameters_taken: tuple[str, ...] = ()
+    kind = ""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.pop("cache", None)
+        state.pop("prepared", None)
         return state
 
     def train(self, mode: bool = True) -> Any:
-        self.__dict__.pop("cache", None)
+        self.__dict__.pop("prepared", None)
+        _packed.forget(self.weight)  # type: ignore[attr-defined]
         return super().train(mode)  # type: ignore[misc]
+
+    def forward(self: Any, input: torch.Tensor) -> torch.Tensor:
+        armed = self.__dict__.pop("armed", False)
+        if self.training or torch.is_autocast_enabled("cpu"):
+            return self._unpacked(input)  # type: ignore[no-any-return]
+        followers = self._followers_now() if armed else ()
+        if torch.compiler.is_compiling():
+            weight, bias, *norm = (getattr(*each) for each in self._sources(followers))
+            served = (
+                _serves(input, weight, bias)
+                and not input.is_nested
+                and not needs_gradient((input, weight, bias))
+            )
+            if not served or not self._takes(input):
+                return self._unpacked(input)  # type: ignore[no-any-return]
+            operator = _packed.OPERATORS[self.kind]
+            output = operator(input, weight, bias, norm, *self._options(followers))
+        else:
+            tensors, options = self._prepared(followers)
+            served = is_plain((input, *tensors[:2])) and tensors[0].dtype in FLOATS
+            plan = None
+            if served and self._takes(input):
+                plan = _packed.plan(self.kind, tensors, options)
+            if plan is None:
+                return self._unpacked(input)  # type: ignore[no-any-return]
+            output = torch.from_numpy(plan(view(input)))
+        if followers:
+            setattr(output, _NOTE, followers)
+        return output
 
     def _followers_now(self) -> Sequence[Any]:
         """Those that can be folded into this call."""
@@ -172,64 +223,39 @@ class _Packed(Swapped):
         """Whether packed weights are for this input."""
         return True
 
-    def _plan(self: Any, followers: Sequence[Any]) -> Any:
-        """Return the packed weights; None where nothing tells whether the tensors have changed."""
-        tensors = [self.weight, self.bias]
+    def _sources(self, followers: Sequence[Any]) -> list[tuple[Any, str]]:
+        """Return the weight, the bias and a batch norm's tensors, as modules' attributes."""
+        sources = [(self, "weight"), (self, "bias")]
+        for module in filter(is_norm, followers):
+            sources += ((module, name) for name in _NORMS_TENSORS)
+        return sources
+
+    def _prepared(self, followers: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+        """Return the tensors and options of a call, past modules' slow look-up of attributes."""
+        if self.prepared is None or self.prepared[0] != followers:
+            places = [_place(*each) for each in self._sources(followers)]
+            self.__dict__["prepared"] = followers, places, self._options(followers)
+        _, places, options = self.prepared
+        try:
+            return [place[name] for place, name in places], options
+        except KeyError:  # pruning and parametrizing move a tensor elsewhere
+            self.__dict__["prepared"] = None
+            return self._prepared(followers)
+
+    def _options(self, followers: Sequence[Any]) -> tuple[Any, ...]:
+        """Return a batch norm's epsilon, and the parameters and activation as an operator's."""
+        epsilon, activation = 0.0, None
         for module in followers:
             if is_norm(module):
-                tensors += (module.weight, module.bias, module.running_mean, module.running_var)
-        if any(tensor is not None and tensor.is_inference() for tensor in tensors):
-            return None
-        states = (len(followers), *map(_state, tensors))
-        # The tensors are kept as well: another one may come to lie where one that is gone has been.
-        if (
-            self.cache is None
-            or self.cache[1] != states
-            or any(a is not b for a, b in zip(self.cache[0], tensors, strict=True))
-        ):
-            self.__dict__["cache"] = tensors, states, self._pack(followers)
-        return self.cache[2]
-
-    def _pack(self: Any, followers: Sequence[Any]) -> Any:
-        weight, bias = self.weight.detach(), self.bias
-        activation = None
-        for module in followers:
-            if not is_norm(module):
+                epsilon = module.eps
+            else:
                 activation = activation_of(module)
-                continue
-            with torch.no_grad():
-                factor = (module.running_var.double() + module.eps).rsqrt()
-                if module.weight is not None:
-                    factor = factor * module.weight
-                shift = -module.running_mean * factor
-                if bias is not None:
-                    shift = shift + bias * factor
-                if module.bias is not None:
-                    shift = shift + module.bias
-                dtype = weight.dtype
-                weight = (weight * self._by_filter(factor)).to(dtype)
-                bias = shift.to(dtype)
-        named = {name: getattr(self, name) for name in self.parameters_taken}
-        return self.kind(
-            weight.numpy(), None if bias is None else view(bias), activation=activation, **named
-        )
+        return epsilon, *self._parameters_with(activation)
 
-    def _run(self: Any, input: torch.Tensor, unpacked: Any) -> torch.Tensor:
-        armed = self.__dict__.pop("armed", False)
-        if self.training or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-            return unpacked()  # type: ignore[no-any-return]
-        if not is_plain((input, self.weight, self.bias)) or self.weight.dtype not in FLOATS:
-            return unpacked()  # type: ignore[no-any-return]
-        if not self._takes(input):
-            return unpacked()  # type: ignore[no-any-return]
-        followers = self._followers_now() if armed else ()
-        plan = self._plan(followers)
-        if plan is None:
-            return unpacked()  # type: ignore[no-any-return]
-        output = torch.from_numpy(plan(view(input)))
-        if followers:
-            setattr(output, _NOTE, tuple(followers))
-        return output
+    def _parameters_with(self: Any, activation: Any) -> tuple[Any, ...]:
+        op = TABLE[self.kind]
+        parameters = op.arguments(None, self.weight, None, *self._arguments()).parameters
+        return op.fused(parameters, activation)
 
 
 def _trains(norm: Any) -> bool:
@@ -237,115 +263,71 @@ def _trains(norm: Any) -> bool:
     return norm.training and isinstance(norm, torch.nn.BatchNorm2d)
 
 
-def _state(tensor: torch.Tensor | None) -> Any:
-    """Return something that changes when a tensor's values do."""
-    return None if tensor is None else (tensor.data_ptr(), tensor._version)
-
-
 class Conv2d(_Packed, torch.nn.Conv2d):
     """`torch.nn.Conv2d` on fastcv."""
 
-    kind = fastcv.Conv2d
-    parameters_taken = ("stride", "padding", "dilation", "groups")
+    kind = "conv2d"
 
-    def _by_filter(self, factor: torch.Tensor) -> torch.Tensor:
-        return factor.reshape(-1, 1, 1, 1)
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.groups
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        def unpacked() -> torch.Tensor:
-            if not _serves(input, self.weight, self.bias):
-                return super(Conv2d, self).forward(input)
-            result: torch.Tensor = FUNCTIONS["conv2d"](
-                input,
-                self.weight,
-                self.bias,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-            )
-            return result
-
-        return self._run(input, unpacked)
+    def _unpacked(self, input: torch.Tensor) -> torch.Tensor:
+        if not _serves(input, self.weight, self.bias):
+            return torch.nn.Conv2d.forward(self, input)
+        return FUNCTIONS["conv2d"](input, self.weight, self.bias, *self._arguments())  # type: ignore[no-any-return]
 
 
 class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` on fastcv."""
 
-    kind = fastcv.ConvTranspose2d
-    parameters_taken = ("stride", "padding", "output_padding", "groups", "dilation")
+    kind = "conv_transpose2d"
 
-    def _by_filter(self, factor: torch.Tensor) -> torch.Tensor:
-        # (C, K // groups, R, S): the filters of a group lie along the second axis.
-        channels = self.in_channels // self.groups
-        return factor.reshape(self.groups, -1).repeat_interleave(channels, 0)[:, :, None, None]
+    def _arguments(self, output_padding: Any = None) -> tuple[Any, ...]:
+        if output_padding is None:
+            output_padding = self.output_padding
+        return self.stride, self.padding, output_padding, self.groups, self.dilation
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        def unpacked() -> torch.Tensor:
-            if not _serves(input, self.weight, self.bias):
-                return super(ConvTranspose2d, self).forward(input, output_size)
-            output_padding = self._output_padding(
-                input,
-                output_size,
-                self.stride,  # type: ignore[arg-type]
-                self.padding,  # type: ignore[arg-type]
-                self.kernel_size,  # type: ignore[arg-type]
-                2,
-                self.dilation,  # type: ignore[arg-type]
-            )
-            result: torch.Tensor = FUNCTIONS["conv_transpose2d"](
-                input,
-                self.weight,
-                self.bias,
-                self.stride,
-                self.padding,
-                tuple(output_padding),
-                self.groups,
-                self.dilation,
-            )
-            return result
+        return self._unpacked(input, output_size) if output_size else super().forward(input)
 
-        return unpacked() if output_size is not None else self._run(input, unpacked)
-
-
-class _RowsPlan:
-    """A linear map with packed weights: a 1 x 1 convolution whose pixels are the rows."""
-
-    def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None, **options: Any) -> None:
-        self.filters, self.channels = weight.shape
-        self.plan = fastcv.Conv2d(weight[:, :, None, None], bias, **options)
-
-    def __call__(self, input: NDArray[Any]) -> NDArray[Any]:
-        output = _layout.new((*input.shape[:-1], self.filters), input.dtype)
-        self.plan(_as_pixels(input, self.channels), out=_as_pixels(output, self.filters))
-        return output
-
-
-def _as_pixels(rows: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return a channels-last image (1, C, rows, 1) over rows (..., C)."""
-    return rows.reshape(1, -1, 1, channels).transpose(0, 3, 1, 2)
+    def _unpacked(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        if not _serves(input, self.weight, self.bias):
+            return torch.nn.ConvTranspose2d.forward(self, input, output_size)
+        output_padding = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            2,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        return FUNCTIONS["conv_transpose2d"](  # type: ignore[no-any-return]
+            input, self.weight, self.bias, *self._arguments(tuple(output_padding))
+        )
 
 
 class Linear(_Packed, torch.nn.Linear):
     """`torch.nn.Linear` on fastcv, where no gradient is wanted."""
 
-    kind = _RowsPlan
+    kind = "linear"
 
     # Below so many multiply-adds the call itself costs more than can be won.
     least_work = 1 << 20
 
     def _takes(self, input: torch.Tensor) -> bool:
-        return (
-            input.dtype == self.weight.dtype
-            and input.numel() * self.out_features >= self.least_work
-            and input.shape[-1] == self.in_features
-        )
+        if input.dtype != self.weight.dtype or input.shape[-1] != self.in_features:
+            return False
+        little = input.numel() * self.out_features < self.least_work
+        if torch.compiler.is_compiling():  # for sizes that may differ, one way has to do
+            little = statically_known_true(little)
+        return not little
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        def unpacked() -> torch.Tensor:
-            return super(Linear, self).forward(input)
+    def _parameters_with(self, activation: Any) -> tuple[Any, ...]:
+        return activation if isinstance(activation, tuple) else (activation, 0.0)
 
-        return self._run(input, unpacked)
+    def _unpacked(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.nn.Linear.forward(self, input)
 
 
 # Pooling

@@ -37,8 +37,8 @@ from fastcv._gradients import (
 from fastcv.torch import _cuda
 
 # Torch frees what belongs to a library with the library, so this module keeps it.
-_LIBRARY: Any = torch.library.Library("fastcv", "DEF")  # type: ignore[no-untyped-call]
-_KINDS = {
+LIBRARY: Any = torch.library.Library("fastcv", "DEF")  # type: ignore[no-untyped-call]
+KINDS = {
     "boolean": "bool",
     "integer": "int",
     "optional integer": "int?",
@@ -113,7 +113,7 @@ def view(tensor: torch.Tensor | None) -> Any:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def _empty(
+def empty(
     shape: Sequence[int], like: torch.Tensor, keeps_layout: bool, dtype: str | None
 ) -> torch.Tensor:
     """`_layout.empty` for tensors that may have no memory and symbolic sizes."""
@@ -140,7 +140,7 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
 # The three ways
 
 
-def _needs_gradient(arrays: Arrays) -> bool:
+def needs_gradient(arrays: Arrays) -> bool:
     return torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in arrays
     )
@@ -150,7 +150,7 @@ def _only_result_on_device(arrays: Arrays) -> bool:
     """Whether nobody will ask for a gradient of a call on a device, which is never plain."""
     return (
         arrays[0].is_cuda
-        and not _needs_gradient(arrays)
+        and not needs_gradient(arrays)
         and not torch._C._are_functorch_transforms_active()
     )
 
@@ -219,7 +219,7 @@ def _function(op: Op) -> Callable[..., Any]:
         if torch.is_autocast_enabled("cpu"):
             arrays = _cast(arrays)
         _check(op, arrays)
-        compiles = torch.compiler.is_compiling() and not _needs_gradient(arrays)
+        compiles = torch.compiler.is_compiling() and not needs_gradient(arrays)
         as_asked = compiles or _only_result_on_device(arrays)
         if activation is not None and as_asked:
             return _call(op.name, *arrays, *op.fused(parameters, activation))
@@ -260,10 +260,10 @@ def _describe(function: Any, public: Callable[..., Any], text: str) -> None:
 def _register(op: Op) -> None:
     """Define the operator, with all that torch wants to know about it."""
     arrays = [f"Tensor{'?' * (name in op.optional)} {name}" for name in op.arrays]
-    parameters = [f"{_KINDS[kind]} {name}" for name, kind in op.parameters.items()]
+    parameters = [f"{KINDS[kind]} {name}" for name, kind in op.parameters.items()]
     several = len(op.results) > 1
     returned = f"({', '.join(['Tensor'] * len(op.results))})" if several else "Tensor"
-    _LIBRARY.define(
+    LIBRARY.define(
         f"{op.name}({', '.join(arrays + parameters)}) -> {returned}",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
@@ -281,7 +281,7 @@ def _register(op: Op) -> None:
         named = dict(zip(op.parameters, arguments[count:], strict=True))
         like = arguments[op.layout_of or 0]
         results = tuple(
-            _empty(shape, like, op.layout_of is not None, _dtype_of(result, named, like))
+            empty(shape, like, op.layout_of is not None, _dtype_of(result, named, like))
             for shape, result in zip(found if several else (found,), op.results, strict=True)
         )
         return results if several else results[0]
@@ -324,17 +324,17 @@ def _register(op: Op) -> None:
 
     operator = getattr(torch.ops.fastcv, op.name).default
     name = f"fastcv::{op.name}"
-    _LIBRARY.impl(op.name, kernel, "CPU")
+    LIBRARY.impl(op.name, kernel, "CPU")
     if op.name in _cuda.FLAT:
-        _LIBRARY.impl(op.name, kernel, "CUDA")
-    torch.library.register_fake(name, fake, lib=_LIBRARY)
+        LIBRARY.impl(op.name, kernel, "CUDA")
+    torch.library.register_fake(name, fake, lib=LIBRARY)
     torch.library.register_autograd(
         name,
         functools.partial(backward, _OPERATORS),
         setup_context=setup_context,
-        lib=_LIBRARY,
+        lib=LIBRARY,
     )
-    torch.library.register_vmap(name, functools.partial(vmap, _OPERATORS), lib=_LIBRARY)
+    torch.library.register_vmap(name, functools.partial(vmap, _OPERATORS), lib=LIBRARY)
     _OPERATORS[op.name] = operator
 
     def forward(*arguments: Any) -> Any:
