@@ -57,6 +57,13 @@ static double pixel_lane_cost(const Conv2dShape& s) {
     const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
     return double(vectors) * double(s.K) * depth * CostModel::multiply_add + fill_cost<T>(s);
 }
+// More of it between channels-last arrays: filling transposes, and so does storing.
+template <class T>
+static double channels_last_cost(const Conv2dShape& s) {
+    constexpr double L = kLanes<T>;
+    const double read = double(s.H * s.W * s.C) / L, stored = double(s.P * s.Q * s.K) / L;
+    return (read + 2 * stored) * CostModel::transpose;
+}
 
 // Tiles of whole panels; rows of the window that see only padding are skipped.
 template <class T>
@@ -168,7 +175,7 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     }
     if (best.kind != Conv2dChoice::depthwise && pixels_in_place(s, channels_last)) {
         const double cost = pointwise_cost<T>(s, packed) * milliseconds;
-        if (cost < best.direct_cost) {
+        if (cost < best.direct_cost + channels_last_cost<T>(s) * milliseconds) {
             best.kind = Conv2dChoice::pointwise;
             best.direct_cost = cost;
         }

@@ -12,6 +12,11 @@
 // in registers, for depths from 192 to 3072, pixels a multiple of 4 KiB apart included; 14 x 2, which loads less, at 79 to 112, since
 // 14 pixels fight for the first-level cache. A block of pixels stays in the second-level cache while all panels go over it.
 //
+// Weights come once from far away, so the tiles of a block of pixels ask for what they will multiply by next while they work: the next
+// panel, or of a deep one the next part, so that two parts and their pixels fit into the second-level cache. A tile adds a further part
+// to what it has stored. On two threads, with weights of 9.4 MB that lie in the third-level cache or beyond, 49 pixels of 768 channels
+// took 1.40 ms to 3072 filters and take 0.82, the other way 1.87 and 1.33.
+//
 // Neighbouring pixels of a row, of several rows and of several images make one long row where they lie evenly. Threads share out pixels,
 // or panels where there are too few pixels to share evenly.
 //
@@ -28,6 +33,8 @@ namespace fastcv::FASTCV_ISA {
 namespace {
 
 constexpr int64_t kPixelBlockBytes = 384 * 1024;
+constexpr int64_t kPartBytes = 192 * 1024;  // the most of a panel that is multiplied by before the next part's turn
+constexpr int64_t kStepsBetweenRequests = 8;
 
 struct PointwiseTiles {
     static constexpr int pixels = kManyRegisters ? 8 : 4;
@@ -50,6 +57,9 @@ struct PointwiseTile {
     T* output;
     int64_t output_stride;
     int64_t filters;  // to store of the last vector
+    bool first, last;  // part of the depth: begins with the bias, ends with the activation
+    const char* asked;  // weights that the caches are asked for, so many lines every few steps
+    int64_t asked_lines;
     Activation activation;
     T slope;
 };
@@ -58,12 +68,32 @@ template <class T, int MT, int NV>
 FASTCV_NOINLINE void pointwise_tile(const PointwiseTile<T>& t) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MT][NV];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
-    strided_product<T, MT, NV>(acc, t.depth, {t.pixels, t.pixel_stride, 1, t.packed, L, PointwiseTiles::vectors * L});
-    if (t.activation != Activation::none)
+    T* to = t.output;
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) {
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            if (t.first) {
+                acc[i][j] = load(t.bias + j * L);
+                __builtin_prefetch(to + j * L, 1, 3);
+            } else {
+                acc[i][j] = j < NV - 1 ? load(to + j * L) : load_first(to + j * L, t.filters);
+            }
+        }
+        to += t.output_stride;
+    }
+    Operands<T> o{t.pixels, t.pixel_stride, 1, t.packed, L, PointwiseTiles::vectors * L};
+    int64_t depth = t.depth;
+    if (t.asked_lines)
+        for (const char* asked = t.asked; depth > kStepsBetweenRequests; depth -= kStepsBetweenRequests) {
+            for (int64_t i = 0; i < t.asked_lines; i++, asked += 64) __builtin_prefetch(asked, 0, 2);
+            strided_product<T, MT, NV>(acc, kStepsBetweenRequests, o);
+            o.rows += kStepsBetweenRequests;
+            o.columns += kStepsBetweenRequests * o.column_step;
+        }
+    strided_product<T, MT, NV>(acc, depth, o);
+    if (t.last && t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
-    T* to = t.output;
+    to = t.output;
     FASTCV_UNROLL for (int i = 0; i < MT; i++) {
         FASTCV_UNROLL for (int j = 0; j < NV - 1; j++) store(to + j * L, acc[i][j]);
         if (t.filters == L)
@@ -164,6 +194,7 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
     const int64_t pieces_of_row = ceil_div(pixels.columns, PointwiseTiles::pixels);
     const int64_t pieces = pixels.images * pixels.rows * pieces_of_row, all_panels = s.G * panels;
     const int64_t block = larger(4, kPixelBlockBytes / (PointwiseTiles::pixels * channels * size));
+    const int64_t parts = ceil_div(channels * width * size, kPartBytes), part = ceil_div(channels, parts);
     // Work for the busiest thread, in units of an even share.
     const auto unevenness = [&](int64_t n) { return double(ceil_div(n, threads)) / double(n); };
     const bool share_panels = unevenness(all_panels) < unevenness(pieces);
@@ -177,28 +208,42 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
         const int64_t first_piece = share_panels ? 0 : team.begin(pieces), last_piece = share_panels ? pieces : team.end(pieces);
         const int64_t first_panel = share_panels ? team.begin(all_panels) : 0, last_panel = share_panels ? team.end(all_panels) : all_panels;
         PointwiseTile<T> t;
-        t.depth = channels;
         t.pixel_stride = pixels.from_column / size;
         t.output_stride = pixels.to_column / size;
         t.activation = epilogue.activation;
         t.slope = T(epilogue.slope);
-        for (int64_t begin = first_piece; begin < last_piece; begin += block)
-            for (int64_t panel = first_panel; panel < last_panel; panel++) {
-                const int64_t g = panel / panels, k = panel % panels * width, stored = smaller(width, filters - k);
-                t.packed = panels_from + panel * channels * width;
-                t.bias = bias + panel * width;
-                t.filters = (stored - 1) % L + 1;
-                for (int64_t piece = begin; piece < smaller(last_piece, begin + block); piece++) {
-                    const int64_t row = piece / pieces_of_row, part = piece % pieces_of_row;
-                    const int64_t x = pixels.columns * part / pieces_of_row, n = pixels.columns * (part + 1) / pieces_of_row - x;
-                    const int64_t image = row / pixels.rows, y = row % pixels.rows;
-                    t.pixels = reinterpret_cast<const T*>(input.data + image * pixels.from_image + y * pixels.from_row +
-                                                          x * pixels.from_column) + g * channels;
-                    t.output = reinterpret_cast<T*>(output.data + image * pixels.to_image + y * pixels.to_row + x * pixels.to_column) +
-                               g * filters + k;
-                    find_pointwise_tile<T>(n, ceil_div(stored, L))(t);
-                }
+        const auto multiply = [&](int64_t begin, int64_t end, int64_t panel, int64_t first_channel, int64_t last_channel) {
+            const int64_t g = panel / panels, k = panel % panels * width, stored = smaller(width, filters - k);
+            t.depth = last_channel - first_channel;
+            t.first = first_channel == 0;
+            t.last = last_channel == channels;
+            t.packed = panels_from + (panel * channels + first_channel) * width;
+            t.bias = bias + panel * width;
+            t.filters = (stored - 1) % L + 1;
+            // What is multiplied by next follows in memory.
+            const T* next = t.packed + t.depth * width;
+            const int64_t next_bytes = (t.last ? (panel + 1 < last_panel ? smaller(channels, part) : 0) : smaller(part, channels - last_channel)) *
+                                       width * size;
+            const int64_t requests = (t.depth - 1) / kStepsBetweenRequests;
+            const int64_t lines = requests ? ceil_div(next_bytes, (end - begin) * requests * 64) : 0;
+            for (int64_t piece = begin; piece < end; piece++) {
+                const int64_t row = piece / pieces_of_row, place = piece % pieces_of_row;
+                const int64_t x = pixels.columns * place / pieces_of_row, n = pixels.columns * (place + 1) / pieces_of_row - x;
+                const int64_t image = row / pixels.rows, y = row % pixels.rows;
+                t.pixels = reinterpret_cast<const T*>(input.data + image * pixels.from_image + y * pixels.from_row + x * pixels.from_column) +
+                           g * channels + first_channel;
+                t.output = reinterpret_cast<T*>(output.data + image * pixels.to_image + y * pixels.to_row + x * pixels.to_column) +
+                           g * filters + k;
+                const int64_t asked_bytes = (piece - begin) * requests * lines * 64;
+                t.asked = reinterpret_cast<const char*>(next) + asked_bytes;
+                t.asked_lines = asked_bytes < next_bytes ? lines : 0;
+                find_pointwise_tile<T>(n, ceil_div(stored, L))(t);
             }
+        };
+        for (int64_t begin = first_piece; begin < last_piece; begin += block)
+            for (int64_t panel = first_panel; panel < last_panel; panel++)
+                for (int64_t c = 0; c < channels; c += part)
+                    multiply(begin, smaller(last_piece, begin + block), panel, c, smaller(channels, c + part));
     });
     return Status::ok;
 }
