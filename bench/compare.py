@@ -20,9 +20,6 @@ from problem import OPS, load_op, make_problem
 from report import markdown
 from worker import Worker, WorkerError
 
-# Largest error, in units of the result's root mean square, that still counts as the same function.
-TOLERANCE = 1e-3
-
 
 def stand_still() -> None:
     """Wait until no thread of this process runs: a BLAS's spin on for a tenth of a second."""
@@ -44,7 +41,7 @@ def measure_case(
         try:
             error = problem.error(worker.outputs(op, case, mode), expected)
             errors[worker.peer] = error
-            if not error < TOLERANCE:
+            if not error < problem.tolerance(mode):
                 raise ValueError(f"wrong by {error:.1e} of the result's root mean square")
             ready.append(worker)
         except (WorkerError, ValueError) as reason:

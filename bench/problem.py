@@ -66,6 +66,10 @@ class Problem:
         """A case in a few characters."""
         return "x".join(map(str, case.input_shape))
 
+    def tolerance(self, mode: str) -> float:
+        """The largest error that still counts as the same function."""
+        return 1e-3
+
     def error(self, results: list[np.ndarray], expected: list[np.ndarray]) -> float:
         """The largest error of any result, relative to that result's root mean square."""
         errors = []

@@ -19,11 +19,17 @@ struct Tensor {
     int64_t stride_bytes[4];
 };
 
-// Whether the channels of both images lie side by side, and all else whole elements apart.
-inline bool channels_last(const Tensor& input, const Tensor& output, int itemsize) {
-    bool whole = input.stride_bytes[1] == itemsize && output.stride_bytes[1] == itemsize;
-    for (int i = 0; i < 4; i++) whole = whole && input.stride_bytes[i] % itemsize == 0 && output.stride_bytes[i] % itemsize == 0;
+// Whether an image's channels lie side by side, and all else whole elements apart.
+inline bool channels_last(const Tensor& image, int itemsize) {
+    bool whole = image.stride_bytes[1] == itemsize;
+    for (int i = 0; i < 4; i++) whole = whole && image.stride_bytes[i] % itemsize == 0;
     return whole;
+}
+struct ChannelsLast {
+    bool input = false, output = false;
+};
+inline ChannelsLast channels_last(const Tensor& input, const Tensor& output, int itemsize) {
+    return {channels_last(input, itemsize), channels_last(output, itemsize)};
 }
 
 enum class Activation { none, relu, relu6, leaky_relu, sigmoid, tanh, silu, gelu };
@@ -179,7 +185,7 @@ struct DetrProblem {
 struct KernelTable {
     const char* isa;
 
-    Conv2dChoice (*conv2d_choose)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, bool packed, bool channels_last);
+    Conv2dChoice (*conv2d_choose)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, bool packed, ChannelsLast);
     Status (*conv2d)(const Conv2dShape&, int itemsize, Conv2dAlgorithm, Tensor input, Tensor weight, Tensor output,
                      const Epilogue&);
     // bytes that conv2d_pack writes for this choice; 0: the kernel reads the weights where they lie
@@ -192,7 +198,7 @@ struct KernelTable {
                                  Tensor grad_weight);
 
     // Without bias and activation, the gradient of conv2d by its input. Entries are those of conv2d.
-    ConvTranspose2dChoice (*conv_transpose2d_choose)(const Conv2dShape&, int itemsize, bool packed, bool channels_last);
+    ConvTranspose2dChoice (*conv_transpose2d_choose)(const Conv2dShape&, int itemsize, bool packed, ChannelsLast);
     Status (*conv_transpose2d)(const Conv2dShape&, int itemsize, Tensor input, Tensor weight, Tensor output, const Epilogue&);
     int64_t (*conv_transpose2d_packed_bytes)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&);
     bool (*conv_transpose2d_pack)(const Conv2dShape&, int itemsize, const ConvTranspose2dChoice&, Tensor weight, void* packed);

@@ -70,6 +70,39 @@ def test_pixels_multiplied_as_they_lie(groups: int, layout: str, dtype: type) ->
                 check(moved, weight, bias, stride=stride, groups=groups)
 
 
+@each_dtype
+@pytest.mark.parametrize("channels", [1023, 1025, 2100])
+def test_deep_sums_of_pixels_part_by_part(channels: int, dtype: type) -> None:
+    # With float32 and vectors of 16, a part has up to 1024 channels.
+    rng = np.random.default_rng(6)
+    x = rng.uniform(-1, 1, (2, channels, 3, 5)).astype(dtype)
+    weight = rng.uniform(-1, 1, (70, channels, 1, 1)).astype(dtype)
+    bias = rng.uniform(-1, 1, 70).astype(dtype)
+    moved = LAYOUTS["channels_last"](x.shape, dtype).filled(x)
+    for activation in (None, "relu", "gelu"):
+        check(moved, weight, bias, activation=activation)
+
+
+@each_dtype
+@pytest.mark.parametrize("channels", [7, 8, 16, 37, 70])
+def test_depthwise_pixels_as_they_lie(channels: int, dtype: type) -> None:
+    # Whole windows for at least three quarters of a row; borders of all widths.
+    rng = np.random.default_rng(7)
+    for window, parameters in (
+        ((3, 3), {"padding": 1}),
+        ((3, 5), {"padding": ((0, 3), (5, 1)), "dilation": (1, 2)}),
+        ((2, 3), {"stride": (2, 3)}),
+        ((7, 7), {"padding": 3}),
+        ((5, 1), {"padding": "same"}),
+    ):
+        for height, width in ((4, 17), (9, 40)):
+            x = rng.uniform(-1, 1, (2, channels, height, width)).astype(dtype)
+            weight = rng.uniform(-1, 1, (channels, 1, *window)).astype(dtype)
+            bias = rng.uniform(-1, 1, channels).astype(dtype)
+            moved = LAYOUTS["channels_last"](x.shape, dtype).filled(x)
+            check(moved, weight, bias, groups=channels, **parameters)
+
+
 @each_kind
 def test_broadcast_arrays(case: Case) -> None:
     # Stride 0: one image for the whole batch, one filter for all.

@@ -4,7 +4,7 @@
 //
 // The choice compares estimated cycles of one sample on one core, counted from the work itself: vectors of multiply-adds at two a
 // cycle, tile waste included, vectors moved, and bytes of weights streamed. It looks neither at the batch nor at the threads, because
-// they must not change a sample's bits; at the arrays' layout only where channels-last ones can be multiplied as they lie.
+// they must not change a sample's bits.
 //
 // The constants below the names were fitted once on one machine (AVX-512, 1 MiB second-level, 32 MiB third-level cache), over the
 // named benchmark cases; where an estimate is off by a tenth, so is the loser's time.
@@ -39,35 +39,30 @@ constexpr int64_t kTermsOfLargeTiles = 72;
 
 // Filling strips. A block fills the rows under its whole window again: at large dilation, many for each row of outputs.
 template <class T>
-static double fill_cost(const Conv2dShape& s) {
+static double fill_cost(const Conv2dShape& s, ChannelsLast last) {
     const Axis y = vertical(s), x = horizontal(s);
     const int64_t pitch = make_strip<T>(y, x, 1, s.P, s.Q).pitch;
     const double planes = double(s.C / s.G) * double(y.slots() * x.slots());
     const double fitting = double(kStripBytes) / (planes * double(pitch) * double(sizeof(T))) - double(y.steps());
     const double block_rows = fitting < 1 ? 1 : fitting < double(s.P) ? fitting : double(s.P);
     const double rows = double(s.P) / block_rows * (block_rows + double(y.steps()));
-    return double(s.G) * planes * double(ceil_div(pitch, kLanes<T>)) * rows * CostModel::move;
+    return double(s.G) * planes * double(ceil_div(pitch, kLanes<T>)) * rows *
+           (last.input ? CostModel::transpose : CostModel::move);
 }
 
 template <class T>
-static double pixel_lane_cost(const Conv2dShape& s) {
+static double pixel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
     constexpr int64_t L = kLanes<T>;
     const double depth = double(s.C / s.G) * double(s.R * s.S);
     const int64_t pitch = make_strip<T>(vertical(s), horizontal(s), 1, s.P, s.Q).pitch;
     const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
-    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + fill_cost<T>(s);
-}
-// More of it between channels-last arrays: filling transposes, and so does storing.
-template <class T>
-static double channels_last_cost(const Conv2dShape& s) {
-    constexpr double L = kLanes<T>;
-    const double read = double(s.H * s.W * s.C) / L, stored = double(s.P * s.Q * s.K) / L;
-    return (read + 2 * stored) * CostModel::transpose;
+    const double stored = last.output ? double(s.P * s.Q * s.K) / L * 2 * CostModel::transpose : 0;
+    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + fill_cost<T>(s, last) + stored;
 }
 
 // Tiles of whole panels; rows of the window that see only padding are skipped.
 template <class T>
-static double channel_lane_cost(const Conv2dShape& s) {
+static double channel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
     constexpr int64_t L = kLanes<T>;
     const Axis y = vertical(s);
     double rows = 0;
@@ -77,7 +72,8 @@ static double channel_lane_cost(const Conv2dShape& s) {
     // A tile of few pixels waits for its chains of multiply-adds, and reads as many weights as a full one.
     const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);
     const double thin = double(s.Q) / double(pieces) < 5 ? 5 * double(pieces) / double(s.Q) : 1;
-    return products * CostModel::multiply_add * thin + pixels * lanes * 2 * CostModel::transpose + fill_cost<T>(s);
+    const double stored = pixels * lanes * (last.output ? CostModel::move : 2 * CostModel::transpose);
+    return products * CostModel::multiply_add * thin + stored + fill_cost<T>(s, last);
 }
 
 // Packed for the call at the rate of a transpose, where it is not packed ahead.
@@ -149,7 +145,7 @@ static Weights clip_weights(const Conv2dShape& s, Weights w) {
 }
 
 template <class T>
-static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, bool packed, bool channels_last) {
+static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, bool packed, ChannelsLast last) {
     const LiveTaps live_y(vertical(whole)), live_x(horizontal(whole));
     const Conv2dShape s = clip_window(whole, live_y, live_x);
     Conv2dChoice best{Conv2dChoice::strip_pixels, 0, live_y.first, live_y.count, live_x.first, live_x.count, 0, __builtin_inf()};
@@ -157,10 +153,10 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     const double milliseconds = 1e-6 / CostModel::gigahertz;
     const bool bounded = vertical(s).steps() < 4096 && horizontal(s).steps() < 4096;
     if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4) && bounded) best.kind = Conv2dChoice::depthwise;
-    best.direct_cost = pixel_lane_cost<T>(s) * milliseconds;
+    best.direct_cost = pixel_lane_cost<T>(s, last) * milliseconds;
     // Packing for channel lanes pays only once: a plain call reads weights where they lie.
-    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= 64) {
-        const double cost = channel_lane_cost<T>(s) * milliseconds;
+    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= (last.output ? 16 : 64)) {
+        const double cost = channel_lane_cost<T>(s, last) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::strip_channels;
             best.direct_cost = cost;
@@ -173,9 +169,9 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
             best.direct_cost = cost;
         }
     }
-    if (best.kind != Conv2dChoice::depthwise && pixels_in_place(s, channels_last)) {
+    if (best.kind != Conv2dChoice::depthwise && pixels_in_place(s, last)) {
         const double cost = pointwise_cost<T>(s, packed) * milliseconds;
-        if (cost < best.direct_cost + channels_last_cost<T>(s) * milliseconds) {
+        if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::pointwise;
             best.direct_cost = cost;
         }
@@ -314,8 +310,8 @@ static Status grad_weight(const Conv2dShape& whole, Tensor grad_output, Tensor i
 
 // ---- the entries of the table: the element type becomes a template argument
 
-static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed, bool channels_last) {
-    return itemsize == 4 ? choose<float>(s, algorithm, packed, channels_last) : choose<double>(s, algorithm, packed, channels_last);
+static Conv2dChoice conv2d_choose(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, bool packed, ChannelsLast last) {
+    return itemsize == 4 ? choose<float>(s, algorithm, packed, last) : choose<double>(s, algorithm, packed, last);
 }
 static Status conv2d(const Conv2dShape& s, int itemsize, Conv2dAlgorithm algorithm, Tensor input, Tensor weight, Tensor output,
                      const Epilogue& epilogue) {

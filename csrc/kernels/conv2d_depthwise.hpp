@@ -12,14 +12,16 @@
 // so a window is a list of groups of taps, each a small stride-1 window. Groups hold at most 7 taps, whose weights stay in
 // registers.
 //
-// This is for what two faster kernels do not take: with AVX-512, conv2d_depthwise_rows.hpp reads the rows of common windows in
-// place; conv2d_depthwise_lanes.hpp puts channels in lanes, for narrow planes and channels-last. conv2d_depthwise() decides.
+// This is for what faster kernels do not take: with AVX-512, conv2d_depthwise_rows.hpp reads the rows of common windows in
+// place; conv2d_depthwise_pixels.hpp reads channels-last images in place; conv2d_depthwise_lanes.hpp puts channels in lanes, for narrow
+// planes. conv2d_depthwise() decides.
 //
 // Why not fewer rows: a vector load that crosses a cache line costs two, and shifted loads nearly all do; loading each tap anew
 // left 3x3 at half the speed and 7x7 at a third. More rows or vectors spill.
 #pragma once
 
 #include "conv2d_depthwise_lanes.hpp"
+#include "conv2d_depthwise_pixels.hpp"
 #include "conv2d_depthwise_rows.hpp"
 #include "conv2d_strip_blocks.hpp"
 
@@ -226,6 +228,7 @@ static bool prefers_channel_lanes(const Conv2dShape& s, Tensor input, Tensor out
 
 template <class T>
 static Status conv2d_depthwise(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output, const Epilogue& epilogue) {
+    if (depthwise_pixels_fit<T>(s, input, output)) return conv2d_depthwise_pixels<T>(s, input, weight, output, epilogue);
     if (prefers_channel_lanes<T>(s, input, output)) return conv2d_depthwise_lanes<T>(s, input, weight, output, epilogue);
 #if defined(__AVX512F__)
     if (rows_in_place_fit<T>(s, input, output)) return conv2d_depthwise_rows<T>(s, input, weight, output, epilogue);

@@ -42,8 +42,8 @@ struct PointwiseTiles {
 };
 
 // Whether a window is one tap that always sees the input, and both arrays hold a pixel's channels side by side.
-static bool pixels_in_place(const Conv2dShape& s, bool channels_last) {
-    return channels_last && s.R == 1 && s.S == 1 && s.pad_top == 0 && s.pad_left == 0 && (s.P - 1) * s.stride_h < s.H &&
+static bool pixels_in_place(const Conv2dShape& s, ChannelsLast last) {
+    return last.input && last.output && s.R == 1 && s.S == 1 && s.pad_top == 0 && s.pad_left == 0 && (s.P - 1) * s.stride_h < s.H &&
            (s.Q - 1) * s.stride_w < s.W;
 }
 

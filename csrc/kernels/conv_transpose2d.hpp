@@ -48,7 +48,7 @@ struct TransposedWindow {
 static bool empty_output(const Conv2dShape& s) { return s.N == 0 || s.C == 0 || s.H == 0 || s.W == 0; }
 
 template <class T>
-static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed, bool channels_last) {
+static ConvTranspose2dChoice choose_transposed(const Conv2dShape& s, bool packed, ChannelsLast channels_last) {
     if (empty_output(s)) return {ConvTranspose2dChoice::phases, {}};
     if (one_pixel(s)) return {ConvTranspose2dChoice::pixel, {}};
     const Conv2dShape clipped = clip_window(s);
@@ -72,7 +72,7 @@ static Status run_transposed(const Conv2dShape& s, const ConvTranspose2dChoice& 
     if (empty_output(s)) return Status::ok;
     if (choice.kind == ConvTranspose2dChoice::pixel) {
         if (rows_of_columns<T>(s, input, weight, output)) return conv_transpose2d_pixel<T>(s, input, weight, output, epilogue);
-        return run<T>(convolution_of(s), choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, false, false), nullptr, input,
+        return run<T>(convolution_of(s), choose<T>(convolution_of(s), Conv2dAlgorithm::automatic, false, {}), nullptr, input,
                       turned_weights(s, weight), output, epilogue);
     }
     if (choice.kind == ConvTranspose2dChoice::convolution)
@@ -161,7 +161,7 @@ static Status run_reached(const Conv2dShape& s, const ConvTranspose2dChoice& cho
 
 // ---- the entries of the table
 
-static ConvTranspose2dChoice conv_transpose2d_choose(const Conv2dShape& s, int itemsize, bool packed, bool channels_last) {
+static ConvTranspose2dChoice conv_transpose2d_choose(const Conv2dShape& s, int itemsize, bool packed, ChannelsLast channels_last) {
     const ReachedOutputs reached(s);
     return itemsize == 4 ? choose_transposed<float>(reached.shape, packed, channels_last)
                          : choose_transposed<double>(reached.shape, packed, channels_last);

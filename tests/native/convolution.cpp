@@ -119,7 +119,7 @@ bool applies(const Way& way, const Conv2dShape& s) {
     if (way.forced && way.kind == Conv2dChoice::clipped && s.stride_w != 1) return false;
     // Where taps see padding alone, what is left of a 3x3 window may be too small for Winograd.
     if (way.forced && winograd &&
-        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true, false).kind != Conv2dChoice::winograd)
+        kernels().conv2d_choose(s, 4, Conv2dAlgorithm::winograd, true, {}).kind != Conv2dChoice::winograd)
         return false;
     return !way.forced || s.C > 0;  // kernels are never chosen for empty sums, but for strip_pixels
 }
@@ -395,6 +395,9 @@ const Row kShapes[] = {
     {1, 3, 17, 50, 3, 5, 5, 1, 1, 8, 8, 6, 7, 4, 3, 3},
     {1, 2, 31, 36, 2, 7, 7, 1, 1, 6, 5, 9, 8, 2, 3, 2},
     {1, 2, 9, 3, 2, 3, 3, 1, 1, 7, 7, 9, 9, 8, 9, 2},
+    {2, 37, 6, 23, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 37},  // depthwise, channels-last in place
+    {1, 70, 7, 40, 70, 2, 3, 2, 2, 0, 1, 1, 2, 2, 2, 70},
+    {1, 16, 5, 33, 16, 3, 5, 1, 3, 4, 2, 3, 2, 4, 1, 16},
     {2, 8, 21, 37, 8, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 8},   // depthwise gradients by phases
     {1, 9, 12, 19, 18, 4, 4, 2, 2, 1, 2, 2, 1, 1, 1, 9},
     {1, 8, 11, 9, 8, 2, 2, 2, 2, 0, 0, 0, 0, 1, 1, 8},
@@ -418,6 +421,7 @@ const Row kLargeShapes[] = {
     {1, 1, 2, 33000, 2, 1, 3},                            // by columns: a row has too many vectors
     {1, 9, 7, 9000, 1, 7, 1},                             // by columns: a window's rows are too many bytes
     {1, 600, 4, 4, 12, 3, 3, 1, 1, 1, 1, 1, 1},           // few pixels and filters for several threads
+    {1, 2100, 3, 5, 70, 1, 1},                            // a sum so deep that pixels are multiplied part by part
     {1, 1, 22, 22, 130, 3, 3, 1, 1, 1, 1, 1, 1},          // one channel, so that threads share filters
     {1, 6, 26, 60, 8, 3, 3, 1, 1, 12, 12, 12, 12, 12, 12},  // by phases of the dilation
     {1, 2, 150, 131, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2},   // depthwise, by rows
