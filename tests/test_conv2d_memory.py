@@ -71,6 +71,30 @@ def test_pixels_multiplied_as_they_lie(groups: int, layout: str, dtype: type) ->
 
 
 @each_dtype
+@pytest.mark.parametrize("layout", ["contiguous", "sliced", "reversed_axes", "misaligned_pixels"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_pixels_of_planes_to_channels_last(groups: int, layout: str, dtype: type) -> None:
+    rng = np.random.default_rng(8)
+    for batch, height, width in ((1, 1, 1), (2, 1, 3), (3, 5, 7), (1, 17, 23)):
+        for channels, filters in ((5, 33), (16, 9), (33, 49)):
+            x = rng.uniform(-1, 1, (batch, channels * groups, height, width)).astype(dtype)
+            weight = rng.uniform(-1, 1, (filters * groups, channels, 1, 1)).astype(dtype)
+            bias = rng.uniform(-1, 1, filters * groups).astype(dtype)
+            moved = LAYOUTS[layout](x.shape, dtype).filled(x)
+            for stride in ((1, 1), (2, 3)):
+                parameters: Any = {"stride": stride, "groups": groups}
+                want = reference.conv2d(*widened(x, weight, bias), **parameters)
+                out = LAYOUTS["channels_last"](want.shape, dtype).view
+                for call in (
+                    lambda: conv2d(moved, weight, bias, **parameters, out=out),  # noqa: B023
+                    lambda: Conv2d(weight, bias, **parameters)(moved, out=out),  # noqa: B023
+                ):
+                    out.fill(np.nan)
+                    call()
+                    assert_close(out, want, bound_of(x, weight, bias, stride))
+
+
+@each_dtype
 @pytest.mark.parametrize("channels", [1023, 1025, 2100])
 def test_deep_sums_of_pixels_part_by_part(channels: int, dtype: type) -> None:
     # With float32 and vectors of 16, a part has up to 1024 channels.

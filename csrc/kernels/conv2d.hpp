@@ -78,10 +78,12 @@ static double channel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
 
 // Packed for the call at the rate of a transpose, where it is not packed ahead.
 template <class T>
-static double pointwise_cost(const Conv2dShape& s, bool packed) {
+static double pointwise_cost(const Conv2dShape& s, ChannelsLast last, bool packed) {
     constexpr int64_t L = kLanes<T>;
     const double lanes = double(s.G * round_up(s.K / s.G, L) / L), channels = double(s.C / s.G), pixels = double(s.P * s.Q);
-    return lanes * (pixels * (channels * CostModel::multiply_add + CostModel::move) + (packed ? 0 : channels * CostModel::transpose));
+    const double gathered = last.input ? 0 : pixels * double(s.C) / L * 2 * CostModel::transpose;
+    return lanes * (pixels * (channels * CostModel::multiply_add + CostModel::move) + (packed ? 0 : channels * CostModel::transpose)) +
+           gathered;
 }
 
 // The same.
@@ -155,7 +157,7 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4) && bounded) best.kind = Conv2dChoice::depthwise;
     best.direct_cost = pixel_lane_cost<T>(s, last) * milliseconds;
     // Packing for channel lanes pays only once: a plain call reads weights where they lie.
-    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= (last.output ? 16 : 64)) {
+    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= 64) {
         const double cost = channel_lane_cost<T>(s, last) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::strip_channels;
@@ -169,8 +171,8 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
             best.direct_cost = cost;
         }
     }
-    if (best.kind != Conv2dChoice::depthwise && pixels_in_place(s, last)) {
-        const double cost = pointwise_cost<T>(s, packed) * milliseconds;
+    if (best.kind != Conv2dChoice::depthwise && one_tap_to_rows(s, last)) {
+        const double cost = pointwise_cost<T>(s, last, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::pointwise;
             best.direct_cost = cost;
