@@ -174,25 +174,26 @@ static void pack_pointwise(const Conv2dShape& s, const Weights& weight, T* packe
     }
 }
 
-// to[pixel][channel] = n pixels, up to a vector of them.
+// to[pixel][channel] = n pixels.
 template <class T>
 static void gather_pixels(const char* from, int64_t pixel_bytes, int64_t channel_bytes, int64_t n, int64_t channels, T* to, int64_t pitch) {
     constexpr int64_t L = kLanes<T>;
-    for (int64_t c = 0; c < channels; c += L) {
-        Vec<T> square[L];
-        const int64_t count = smaller(L, channels - c);
-        FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
-            const char* row = from + (c + i) * channel_bytes;
-            square[i] = zero<T>();
-            if (i < count && pixel_bytes == int64_t(sizeof(T)))
-                square[i] = load_first(reinterpret_cast<const T*>(row), n);
-            else if (i < count)
-                for (int64_t j = 0; j < n; j++) square[i][j] = load_scalar<T>(row + j * pixel_bytes);
+    for (int64_t e = 0; e < n; e += L, from += L * pixel_bytes, to += L * pitch)
+        for (int64_t c = 0; c < channels; c += L) {
+            Vec<T> square[L];
+            const int64_t count = smaller(L, channels - c), together = smaller(L, n - e);
+            FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
+                const char* row = from + (c + i) * channel_bytes;
+                square[i] = zero<T>();
+                if (i < count && pixel_bytes == int64_t(sizeof(T)))
+                    square[i] = load_first(reinterpret_cast<const T*>(row), together);
+                else if (i < count)
+                    for (int64_t j = 0; j < together; j++) square[i][j] = load_scalar<T>(row + j * pixel_bytes);
+            }
+            transpose<T>(square);
+            FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
+                if (j < together) store(to + j * pitch + c, square[j]);
         }
-        transpose<T>(square);
-        FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
-            if (j < n) store(to + j * pitch + c, square[j]);
-    }
 }
 
 // `packed` may be null: the weights are then packed for this call.
