@@ -472,7 +472,7 @@ def test_plans_live_as_long_as_their_weights() -> None:
     key = id(fast.weight)
     with torch.no_grad():
         fast(x)
-        assert len(_packed._PLANS[key].by_options) == 1
+        assert len(_packed._PLANS[key].by_use) == 1
     other = copy.deepcopy(fast)
     assert id(other.weight) not in _packed._PLANS
     del fast

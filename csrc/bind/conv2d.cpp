@@ -79,7 +79,9 @@ std::pair<std::string, std::string> conv2d_choice(const std::vector<int64_t>& in
                                                   Pair padding, Pair dilation, int64_t groups, int algorithm, bool packed) {
     const Conv2dShape s =
         shape_of(input_shape.data(), weight_shape.data(), output_shape.data(), stride, padding, dilation, groups);
-    const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed, {});
+    // Contiguous arrays, of which those of one pixel are channels-last as well.
+    const ChannelsLast last{s.H * s.W == 1, s.P * s.Q == 1};
+    const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed, last);
     return {name_of(c), reason_of(c)};
 }
 

@@ -60,7 +60,7 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
                                                             Pair padding, Pair dilation, int64_t groups, bool packed) {
     const Conv2dShape s =
         shape_of(output_shape.data(), weight_shape.data(), input_shape.data(), stride, padding, dilation, groups);
-    const ConvTranspose2dChoice c = kernels().conv_transpose2d_choose(s, itemsize, packed, {});
+    const ConvTranspose2dChoice c = kernels().conv_transpose2d_choose(s, itemsize, packed, {s.P * s.Q == 1, s.H * s.W == 1});
     if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
     if (c.kind == ConvTranspose2dChoice::depthwise)
         return {"depthwise", "with stride 2, a pixel feeds four phases of the outputs"};

@@ -164,7 +164,7 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
             best.direct_cost = cost;
         }
     }
-    if (best.kind != Conv2dChoice::depthwise && s.stride_w == 1 && (s.dilation_h > 1 || s.dilation_w > 1) && s.C / s.G * s.R * s.S >= 64) {
+    if (best.kind != Conv2dChoice::depthwise && !last.input && s.stride_w == 1 && (s.dilation_h > 1 || s.dilation_w > 1) && s.C / s.G * s.R * s.S >= 64) {
         const double cost = clipped_cost<T>(s, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::clipped;

@@ -1,5 +1,4 @@
-// Depthwise convolution with channels in lanes (channel_lanes.h): narrow planes, whose rows would not fill vectors, and
-// channels-last.
+// Depthwise convolution with channels in lanes (channel_lanes.h): narrow planes, whose rows would not fill vectors.
 //
 //   output[c * M + m][p][q] = sum over r, s of weight[c * M + m][r][s] * x[p * stride + r * d][q * stride + s * d][lane c]
 //

@@ -22,20 +22,16 @@ namespace {
 constexpr int kPixelsTogether = 8;
 constexpr int kVectorsTogether = 4;
 
-// Taps of a window that see the input from some output on: rows and columns first .. last - 1 of it.
-struct SeenTaps {
+// Taps of a window, or outputs of a row: [first, last).
+struct Range {
     int64_t first, last;
-
-    SeenTaps(int64_t begin, int64_t dilation, int64_t taps, int64_t size)
-        : first(begin >= 0 ? 0 : smaller(taps, ceil_div(-begin, dilation))),
-          last(begin >= size ? first : larger(first, smaller(taps, (size - 1 - begin) / dilation + 1))) {}
 };
 
 template <class T>
 struct PixelTaps {
     const T* input;  // where the window's first tap lies, which may be outside
     int64_t row, column, pixel;  // elements to the next tap's row and column, and to the next output's window
-    SeenTaps rows, columns;
+    Range rows, columns;  // of the window, that see the input
     const T* weight;  // [tap][lane] of a vector of channels, the next vector's `window` further on
     int64_t window_columns, window;
     const T* bias;
@@ -98,21 +94,13 @@ static DepthwisePixels<T> find_depthwise_vectors(int64_t vectors) {
     return depthwise_pixels<T, 1, NC>;
 }
 
-// Outputs of a row whose whole window lies inside the input's: [first, last).
-struct InnerColumns {
-    int64_t first, last;
-
-    explicit InnerColumns(const Conv2dShape& s) {
-        const int64_t reach = (s.S - 1) * s.dilation_w - s.pad_left;
-        first = smaller(s.Q, larger(0, ceil_div(s.pad_left, s.stride_w)));
-        last = s.W - 1 < reach ? first : larger(first, smaller(s.Q, (s.W - 1 - reach) / s.stride_w + 1));
-    }
-};
+// Outputs of a row whose whole window lies inside the input's.
+static Range inner_columns(const Conv2dShape& s) { return {horizontal(s).first_whole(), horizontal(s).last_whole()}; }
 
 template <class T>
 static bool depthwise_pixels_fit(const Conv2dShape& s, Tensor input, Tensor output) {
     const ChannelsLast last = channels_last(input, output, int(sizeof(T)));
-    const InnerColumns inner(s);
+    const Range inner = inner_columns(s);
     return last.input && last.output && s.K == s.G && s.C >= kLanes<T> / 2 && 4 * (inner.last - inner.first) >= 3 * s.Q;
 }
 
@@ -120,36 +108,40 @@ template <class T>
 static Status conv2d_depthwise_pixels(const Conv2dShape& s, Tensor input, const Weights& weight, Tensor output, const Epilogue& epilogue) {
     constexpr int64_t L = kLanes<T>, size = int64_t(sizeof(T));
     const int64_t vectors = ceil_div(s.C, L), taps = s.R * s.S;
-    const int64_t bias_bytes = vectors * L * size, weight_bytes = (vectors * taps + L) * L * size;
+    // Weights are gathered in squares: room for a whole one behind each vector's.
+    const int64_t window = round_up(taps, L) * L, bias_bytes = vectors * L * size, weight_bytes = vectors * window * size;
     Scratch scratch(bias_bytes + weight_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     T* bias = reinterpret_cast<T*>(scratch.data());
     T* weights = reinterpret_cast<T*>(scratch.data() + bias_bytes);
     for (int64_t k = 0; k < vectors * L; k++)
         bias[k] = epilogue.bias && k < s.K ? load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes) : T(0);
-    for (int64_t v = 0; v < vectors; v++) gather_taps(s, weight, v * L, 0, weights + v * taps * L);
 
-    const InnerColumns inner(s);
+    const Axis vertical_axis = vertical(s), horizontal_axis = horizontal(s);
+    const Range inner = inner_columns(s);
     const int64_t pieces = ceil_div(inner.last - inner.first, kPixelsTogether);
     const int64_t *in = input.stride_bytes, *out = output.stride_bytes;
     parallel(threads_for(4 * multiply_adds(s)), [&](Team team) {
+        for (int64_t v = team.begin(vectors); v < team.end(vectors); v++) gather_taps(s, weight, v * L, 0, weights + v * window);
+        team.wait_for_all();
         for (int64_t item = team.begin(s.N * s.P); item < team.end(s.N * s.P); item++) {
             const int64_t n = item / s.P, y = item % s.P, top = y * s.stride_h - s.pad_top;
-            const auto taps_from = [&](int64_t q, const SeenTaps& columns, int64_t v) {
+            const Range rows{vertical_axis.first_tap(y), vertical_axis.last_tap(y)};
+            const auto taps_from = [&](int64_t q, Range columns, int64_t v) {
                 const int64_t left = q * s.stride_w - s.pad_left;
                 return PixelTaps<T>{
                     reinterpret_cast<const T*>(input.data + n * in[0] + top * in[2] + left * in[3]) + v * L,
                     s.dilation_h * in[2] / size, s.dilation_w * in[3] / size, s.stride_w * in[3] / size,
-                    SeenTaps(top, s.dilation_h, s.R, s.H), columns,
-                    weights + v * taps * L, s.S, taps * L, bias + v * L,
+                    rows, columns,
+                    weights + v * window, s.S, window, bias + v * L,
                     reinterpret_cast<T*>(output.data + n * out[0] + y * out[2] + q * out[3]) + v * L, out[3] / size,
                     L, epilogue.activation, T(epilogue.slope)};
             };
             const auto edge = [&](int64_t from, int64_t to) {
                 for (int64_t q = from; q < to; q++)
                     for (int64_t v = 0; v < vectors; v += kVectorsTogether) {
-                        const int64_t left = q * s.stride_w - s.pad_left, count = smaller(kVectorsTogether, vectors - v);
-                        PixelTaps<T> t = taps_from(q, SeenTaps(left, s.dilation_w, s.S, s.W), v);
+                        const int64_t count = smaller(kVectorsTogether, vectors - v);
+                        PixelTaps<T> t = taps_from(q, {horizontal_axis.first_tap(q), horizontal_axis.last_tap(q)}, v);
                         t.lanes = smaller(L, s.C - (v + count - 1) * L);
                         find_depthwise_vectors<T>(count)(t);
                     }
@@ -159,14 +151,14 @@ static Status conv2d_depthwise_pixels(const Conv2dShape& s, Tensor input, const 
                 const int64_t columns = inner.last - inner.first;
                 const int64_t q = inner.first + columns * piece / pieces, count = inner.first + columns * (piece + 1) / pieces - q;
                 const DepthwisePixels<T> tile = find_depthwise_pixels<T>(count);
-                PixelTaps<T> t = taps_from(q, SeenTaps(0, 1, s.S, s.S), 0);
+                PixelTaps<T> t = taps_from(q, {0, s.S}, 0);
                 for (int64_t v = 0; v < vectors; v++) {
                     t.lanes = smaller(L, s.C - v * L);
                     tile(t);
                     t.input += L;
                     t.output += L;
                     t.bias += L;
-                    t.weight += taps * L;
+                    t.weight += window;
                 }
             }
             edge(inner.last, s.Q);

@@ -1,11 +1,11 @@
-// 1 x 1 convolution to channels-last images: a matrix product of pixels, as they lie where their channels do so side by side.
+// 1 x 1 convolution to channels-last images: a matrix product of pixels, read in place where the input is channels-last too.
 //
 //   output[pixel][k] = activation(bias[k] + sum over c of input[pixel][c] * weight[k][c])
 //
 //                NV vectors of filters, packed [panel][c][3 * lanes]
 //               +-------+-------+-------+
 //    MT pixels, |       |       |       |   a pixel's channels and an output's filters are contiguous, so pixels are broadcast
-//    `stride`   |       |       |       |   where they lie and the tile is stored where it belongs: no strip, no transpose
+//    `stride`   |       |       |       |   where they lie and the tile is stored where it belongs: no strip
 //    apart      +-------+-------+-------+
 //
 // Why these tiles: 8 x 3 takes 11 loads for 24 multiply-adds. One core of a Zen 4 runs it at 112 to 117 GFLOP/s of 116 measured
@@ -205,9 +205,13 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
     const int threads = threads_for(2 * multiply_adds(s));
     const int64_t bias_bytes = round_up(s.G * panels * width * size, 64);
     const int64_t weight_bytes = packed ? 0 : round_up(pointwise_weights<T>(s) * size, 64);
-    const int64_t block = larger(4, kPixelBlockBytes / (PointwiseTiles::pixels * channels * size)), pitch = round_up(channels, L);
+    const PixelRows pixels(s, input, output);
+    const int64_t pieces_of_row = ceil_div(pixels.columns, PointwiseTiles::pixels);
+    const int64_t pieces = pixels.images * pixels.rows * pieces_of_row, all_panels = s.G * panels;
     const bool in_place = channels_last(input, int(size));
-    const int64_t thread_bytes = in_place ? 0 : block * PointwiseTiles::pixels * pitch * size;
+    const int64_t pitch = in_place ? channels : round_up(channels, L), tile_bytes = PointwiseTiles::pixels * pitch * size;
+    const int64_t block = smaller(pieces, larger(4, kPixelBlockBytes / tile_bytes));
+    const int64_t thread_bytes = in_place ? 0 : block * tile_bytes;
     Scratch scratch(bias_bytes + weight_bytes + threads * thread_bytes);
     if (!scratch.data()) return Status::out_of_memory;
     T* bias = reinterpret_cast<T*>(scratch.data());
@@ -217,9 +221,6 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
         for (int64_t k = 0; k < s.K; k++)
             bias[k / filters * panels * width + k % filters] = load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
 
-    const PixelRows pixels(s, input, output);
-    const int64_t pieces_of_row = ceil_div(pixels.columns, PointwiseTiles::pixels);
-    const int64_t pieces = pixels.images * pixels.rows * pieces_of_row, all_panels = s.G * panels;
     const int64_t parts = ceil_div(channels * width * size, kPartBytes), part = ceil_div(channels, parts);
     // Work for the busiest thread, in units of an even share.
     const auto unevenness = [&](int64_t n) { return double(ceil_div(n, threads)) / double(n); };
@@ -234,16 +235,18 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
         const int64_t first_piece = share_panels ? 0 : team.begin(pieces), last_piece = share_panels ? pieces : team.end(pieces);
         const int64_t first_panel = share_panels ? team.begin(all_panels) : 0, last_panel = share_panels ? team.end(all_panels) : all_panels;
         T* copied = reinterpret_cast<T*>(scratch.data() + bias_bytes + weight_bytes + team.id * thread_bytes);
-        // Pixels of a row: where they lie, the first of them and how many.
-        const auto pixels_of = [&](int64_t piece, int64_t* image, int64_t* y, int64_t* x) {
-            const int64_t row = piece / pieces_of_row, place = piece % pieces_of_row;
-            *image = row / pixels.rows;
-            *y = row % pixels.rows;
-            *x = pixels.columns * place / pieces_of_row;
-            return pixels.columns * (place + 1) / pieces_of_row - *x;
+        // Neighbouring pixels: where they are read and written, and how many.
+        struct Piece {
+            const char* from;
+            char* to;
+            int64_t pixels;
         };
-        const auto from = [&](int64_t image, int64_t y, int64_t x) {
-            return input.data + image * pixels.from_image + y * pixels.from_row + x * pixels.from_column;
+        const auto piece_at = [&](int64_t index) {
+            const int64_t row = index / pieces_of_row, place = index % pieces_of_row;
+            const int64_t image = row / pixels.rows, y = row % pixels.rows, x = pixels.columns * place / pieces_of_row;
+            return Piece{input.data + image * pixels.from_image + y * pixels.from_row + x * pixels.from_column,
+                         output.data + image * pixels.to_image + y * pixels.to_row + x * pixels.to_column,
+                         pixels.columns * (place + 1) / pieces_of_row - x};
         };
         PointwiseTile<T> t;
         t.pixel_stride = in_place ? pixels.from_column / size : pitch;
@@ -258,34 +261,32 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
             t.packed = panels_from + (panel * channels + first_channel) * width;
             t.bias = bias + panel * width;
             t.filters = (stored - 1) % L + 1;
-            // What is multiplied by next follows in memory.
-            const T* next = t.packed + t.depth * width;
-            const int64_t next_bytes = (t.last ? (panel + 1 < last_panel ? smaller(channels, part) : 0) : smaller(part, channels - last_channel)) *
-                                       width * size;
+            // What is multiplied by next follows in memory, but where the next block of pixels begins anew.
+            const bool again = t.last && panel + 1 == last_panel;
+            const T* next = again ? panels_from + first_panel * channels * width : t.packed + t.depth * width;
+            const int64_t next_channels = smaller(part, t.last ? channels : channels - last_channel);
+            const int64_t next_bytes = again && end == last_piece ? 0 : next_channels * width * size;
             const int64_t requests = (t.depth - 1) / kStepsBetweenRequests;
             const int64_t lines = requests ? ceil_div(next_bytes, (end - begin) * requests * 64) : 0;
-            for (int64_t piece = begin; piece < end; piece++) {
-                int64_t image, y, x;
-                const int64_t n = pixels_of(piece, &image, &y, &x);
-                t.pixels = (in_place ? reinterpret_cast<const T*>(from(image, y, x)) + g * channels
-                                     : copied + (piece - begin) * PointwiseTiles::pixels * pitch) + first_channel;
-                t.output = reinterpret_cast<T*>(output.data + image * pixels.to_image + y * pixels.to_row + x * pixels.to_column) +
-                           g * filters + k;
-                const int64_t asked_bytes = (piece - begin) * requests * lines * 64;
+            for (int64_t i = begin; i < end; i++) {
+                const Piece piece = piece_at(i);
+                t.pixels = (in_place ? reinterpret_cast<const T*>(piece.from) + g * channels
+                                     : copied + (i - begin) * PointwiseTiles::pixels * pitch) + first_channel;
+                t.output = reinterpret_cast<T*>(piece.to) + g * filters + k;
+                const int64_t asked_bytes = (i - begin) * requests * lines * 64;
                 t.asked = reinterpret_cast<const char*>(next) + asked_bytes;
                 t.asked_lines = asked_bytes < next_bytes ? lines : 0;
-                find_pointwise_tile<T>(n, ceil_div(stored, L))(t);
+                find_pointwise_tile<T>(piece.pixels, ceil_div(stored, L))(t);
             }
         };
         for (int64_t begin = first_piece; begin < last_piece; begin += block) {
             const int64_t end = smaller(last_piece, begin + block);
             for (int64_t panel = first_panel; panel < last_panel; panel++) {
                 if (!in_place && (panel == first_panel || panel % panels == 0))
-                    for (int64_t piece = begin; piece < end; piece++) {
-                        int64_t image, y, x;
-                        const int64_t n = pixels_of(piece, &image, &y, &x);
-                        gather_pixels(from(image, y, x) + panel / panels * channels * input.stride_bytes[1], pixels.from_column,
-                                      input.stride_bytes[1], n, channels, copied + (piece - begin) * PointwiseTiles::pixels * pitch, pitch);
+                    for (int64_t i = begin; i < end; i++) {
+                        const Piece piece = piece_at(i);
+                        gather_pixels(piece.from + panel / panels * channels * input.stride_bytes[1], pixels.from_column,
+                                      input.stride_bytes[1], piece.pixels, channels, copied + (i - begin) * PointwiseTiles::pixels * pitch, pitch);
                     }
                 for (int64_t c = 0; c < channels; c += part) multiply(begin, end, panel, c, smaller(channels, c + part));
             }

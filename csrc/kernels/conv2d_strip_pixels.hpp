@@ -45,16 +45,21 @@ struct PixelTile {
     int prefetched_count;
 };
 
-template <class T, int MT, int NV>
+// From a panel, whose depth has even steps in weights and pixels, or from a strip.
+template <class T, int MT, int NV, bool Panel>
 FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
     Vec<T> acc[MT][NV];
-    const T* pixels[NV];
     FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = splat(t.bias[i]);
-    FASTCV_UNROLL for (int j = 0; j < NV; j++) pixels[j] = t.strip + t.vectors[j].strip;
     for (int j = 0; j < t.prefetched_count; j++)
         for (int i = 0; i < MT; i++)
             __builtin_prefetch(t.output + i * t.output_filter_bytes + t.prefetched[j].output * int64_t(sizeof(T)), 1, 3);
-    pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
+    if constexpr (Panel) {
+        strided_product<T, MT, NV>(acc, t.depth, {t.weight, t.filter_stride, 1, t.strip, kLanes<T>, kPanelPitch<T>});
+    } else {
+        const T* pixels[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) pixels[j] = t.strip + t.vectors[j].strip;
+        pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
+    }
     if (t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
@@ -74,33 +79,33 @@ FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
 template <class T>
 using PixelTileFunction = void (*)(const PixelTile<T>&);
 
-template <class T, int MT>
+template <class T, int MT, bool Panel>
 static PixelTileFunction<T> pixel_tile_of_width(int vectors) {
-    if constexpr (MT <= StripTiles<T>::few_filters) {
+    if constexpr (MT <= StripTiles<T>::few_filters && !Panel) {
         switch (vectors) {
-            case 4: return pixel_tile<T, MT, 4>;
-            case 5: if constexpr (kManyRegisters) return pixel_tile<T, MT, 5>; break;
-            case 6: if constexpr (kManyRegisters) return pixel_tile<T, MT, 6>; break;
+            case 4: return pixel_tile<T, MT, 4, Panel>;
+            case 5: if constexpr (kManyRegisters) return pixel_tile<T, MT, 5, Panel>; break;
+            case 6: if constexpr (kManyRegisters) return pixel_tile<T, MT, 6, Panel>; break;
         }
     }
-    return vectors == 1 ? pixel_tile<T, MT, 1> : vectors == 2 ? pixel_tile<T, MT, 2> : pixel_tile<T, MT, 3>;
+    return vectors == 1 ? pixel_tile<T, MT, 1, Panel> : vectors == 2 ? pixel_tile<T, MT, 2, Panel> : pixel_tile<T, MT, 3, Panel>;
 }
 
-template <class T>
+template <class T, bool Panel>
 static PixelTileFunction<T> find_pixel_tile(int filters, int vectors) {
     if constexpr (kManyRegisters) {
         switch (filters) {
-            case 5: return pixel_tile_of_width<T, 5>(vectors);
-            case 6: return pixel_tile_of_width<T, 6>(vectors);
-            case 7: return pixel_tile_of_width<T, 7>(vectors);
-            case 8: return pixel_tile_of_width<T, 8>(vectors);
+            case 5: return pixel_tile_of_width<T, 5, Panel>(vectors);
+            case 6: return pixel_tile_of_width<T, 6, Panel>(vectors);
+            case 7: return pixel_tile_of_width<T, 7, Panel>(vectors);
+            case 8: return pixel_tile_of_width<T, 8, Panel>(vectors);
         }
     }
     switch (filters) {
-        case 1: return pixel_tile_of_width<T, 1>(vectors);
-        case 2: return pixel_tile_of_width<T, 2>(vectors);
-        case 3: return pixel_tile_of_width<T, 3>(vectors);
-        default: return pixel_tile_of_width<T, 4>(vectors);
+        case 1: return pixel_tile_of_width<T, 1, Panel>(vectors);
+        case 2: return pixel_tile_of_width<T, 2, Panel>(vectors);
+        case 3: return pixel_tile_of_width<T, 3, Panel>(vectors);
+        default: return pixel_tile_of_width<T, 4, Panel>(vectors);
     }
 }
 
@@ -218,6 +223,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
     t.activation = c.activation;
     t.slope = c.slope;
     const bool next_tiles_outputs = c.depth < kDepthThatHidesOutputs;
+    const auto find = c.panels && c.weight.channel_bytes == int64_t(sizeof(T)) ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
     for (int64_t v0 = 0; v0 < count; v0 += sweep) {
         const int64_t v1 = smaller(count, v0 + sweep);
         if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, panel);
@@ -243,7 +249,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
                     const int64_t prefetched = next_tiles_outputs ? v + wide : v;
                     t.prefetched = list + prefetched;
                     t.prefetched_count = int(smaller(width, v1 - prefetched));
-                    find_pixel_tile<T>(int(tall), int(wide))(t);
+                    find(int(tall), int(wide))(t);
                     continue;
                 }
                 for (int64_t j = 0; j < wide; j++)
@@ -252,7 +258,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
                 t.prefetched_count = 0;
                 t.output = reinterpret_cast<char*>(buffer);
                 t.output_filter_bytes = wide * L * int64_t(sizeof(T));
-                find_pixel_tile<T>(int(tall), int(wide))(t);
+                find(int(tall), int(wide))(t);
                 scatter_tile(buffer, tall, wide, list + v, pitch, output, c.output.stride_bytes);
             }
         }

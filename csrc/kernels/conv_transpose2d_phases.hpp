@@ -286,7 +286,7 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVec
             t.weight = c.weights + g.weight + (filter * g.count + r0) * g.depth;
             t.bias = row_bias + g.first * tall + r0;
             t.output = reinterpret_cast<char*>(rows + (g.first * tall + r0) * wide * L);
-            find_pixel_tile<T>(int(r1 - r0), int(wide))(t);
+            find_pixel_tile<T, false>(int(r1 - r0), int(wide))(t);
         }
     }
 }

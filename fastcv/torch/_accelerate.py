@@ -46,8 +46,8 @@ def accelerate(
     after a convolution a batch norm in eval mode. Weights that were changed in place, replaced or
     loaded are packed again at the next call; only a change through ``tensor.data`` goes unnoticed
     until `train` or `eval` is called. In train mode, and where gradients are wanted, modules
-    compute one by one, with gradients from fastcv, and linear layers are torch's. The same holds
-    under `torch.compile`, which is mostly the fastest way to run what this returns.
+    compute one by one, with gradients from fastcv, and linear layers are torch's. All of this holds
+    under `torch.compile` too, which is mostly the fastest way to run what this returns.
 
     Examples
     --------
@@ -171,9 +171,9 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
         if followers:
             module.__dict__["followers"] = followers
             folding.append(module)
-    if folding and "_fastcv_folds" not in container.__dict__:
-        container.__dict__["_fastcv_folds"] = tuple(folding)
-        container.register_forward_pre_hook(_arm)
+    if folding and _modules.FOLDS not in container.__dict__:
+        container.__dict__[_modules.FOLDS] = tuple(folding)
+        container.register_forward_pre_hook(_modules.arm)
 
 
 def _recorded(container: torch.nn.Module) -> Any:
@@ -189,12 +189,6 @@ def _recorded(container: torch.nn.Module) -> Any:
         except Exception:
             continue
     return None
-
-
-def _arm(container: torch.nn.Module, arguments: Any) -> None:
-    """Tell packed modules that their followers come next: a call from elsewhere folds nothing."""
-    for module in container.__dict__["_fastcv_folds"]:
-        module.__dict__["armed"] = True
 
 
 def _followers(

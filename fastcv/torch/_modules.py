@@ -11,6 +11,7 @@ stay in the model and get the finished tensor, which has a note of those that ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 import fastcv
 from fastcv._gradients import TABLE
 from fastcv.torch import _packed
-from fastcv.torch._ops import FLOATS, FUNCTIONS, is_plain, needs_gradient, view
+from fastcv.torch._ops import FLOATS, FUNCTIONS, PLAIN_TENSORS, is_plain, needs_gradient, view
 
-_NOTE = "_fastcv_done"
+_NOTE = "_fastcv_done"  # on a tensor: the modules that are done with it
+FOLDS = "_fastcv_folds"  # on a container: the modules that fold others that it calls
 
 
 def _serves(*tensors: torch.Tensor | None) -> bool:
@@ -139,6 +141,7 @@ def is_norm(module: torch.nn.Module) -> bool:
 
 
 _NORMS_TENSORS = ("weight", "bias", "running_mean", "running_var")
+_OPTIONS = ("eps", "negative_slope", "approximate")  # attributes of what is folded
 
 
 class _Attributes:
@@ -149,6 +152,33 @@ class _Attributes:
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self.module, name)
+
+
+def _caller() -> int:
+    """Return which thread is running; in a graph there is but one."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+def arm(container: torch.nn.Module, arguments: Any) -> None:
+    """Tell packed modules that their followers come next: a call from elsewhere folds nothing.
+
+    It is a hook of the container before its forward.
+    """
+    caller = _caller()
+    for module in container.__dict__[FOLDS]:
+        module.__dict__["armed"] = caller
+
+
+def _packs_in_graph(input: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> bool:
+    """Whether a graph may have an operator for this call, which has neither gradients nor vmap."""
+    every = (input, *tensors)
+    return (
+        _serves(*every)
+        and all(each is None or type(each) in PLAIN_TENSORS for each in every)
+        and not input.is_nested
+        and not needs_gradient(every)
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _place(module: torch.nn.Module, name: str) -> tuple[Any, str]:
@@ -162,12 +192,12 @@ def _place(module: torch.nn.Module, name: str) -> tuple[Any, str]:
 class _Packed(Swapped):
     """A convolution or linear layer with packed weights, and what follows folded into them."""
 
-    # Set in __dict__, past the slow attributes of modules.
+    # All set in __dict__, past the slow attributes of modules.
     followers: Sequence[Any] = ()  # a batch norm, an activation, or both in this order
-    armed = False  # whether the module whose forward calls the followers is running
-    prepared: Any = None  # followers, where tensors are found, options: see `_prepared`
+    armed: int | None = None  # in which thread the module runs whose forward calls the followers
+    prepared: Any = None  # followers, attributes, where tensors are found, options: see `_prepared`
 
-    kind = ""
+    kind = ""  # a key of _packed.KINDS
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -175,31 +205,36 @@ class _Packed(Swapped):
         return state
 
     def train(self, mode: bool = True) -> Any:
-        self.__dict__.pop("prepared", None)
-        _packed.forget(self.weight)  # type: ignore[attr-defined]
+        self._forget()
         return super().train(mode)  # type: ignore[misc]
 
+    def _apply(self, *args: Any, **keywords: Any) -> Any:
+        # Another dtype and back may leave a tensor where it was, and its version as it was.
+        self._forget()
+        return super()._apply(*args, **keywords)  # type: ignore[misc]
+
+    def _forget(self: Any) -> None:
+        self.__dict__.pop("prepared", None)
+        # Not by name, which would compute a parametrized weight.
+        _packed.forget(self._parameters.get("weight", self.__dict__.get("weight")))
+
     def forward(self: Any, input: torch.Tensor) -> torch.Tensor:
-        armed = self.__dict__.pop("armed", False)
+        armed = self.__dict__.pop("armed", None) == _caller()
         if self.training or torch.is_autocast_enabled("cpu"):
             return self._unpacked(input)  # type: ignore[no-any-return]
         followers = self._followers_now() if armed else ()
         if torch.compiler.is_compiling():
-            weight, bias, *norm = (getattr(*each) for each in self._sources(followers))
-            served = (
-                _serves(input, weight, bias)
-                and not input.is_nested
-                and not needs_gradient((input, weight, bias))
-            )
-            if not served or not self._takes(input):
+            tensors = [getattr(*each) for each in self._sources(followers)]
+            if not _packs_in_graph(input, tensors) or not self._takes(input):
                 return self._unpacked(input)  # type: ignore[no-any-return]
+            weight, bias, *norm = tensors
             operator = _packed.OPERATORS[self.kind]
             output = operator(input, weight, bias, norm, *self._options(followers))
         else:
             tensors, options = self._prepared(followers)
-            served = is_plain((input, *tensors[:2])) and tensors[0].dtype in FLOATS
+            served = is_plain((input, *tensors[:2])) and not needs_gradient(tensors[2:])
             plan = None
-            if served and self._takes(input):
+            if served and tensors[0].dtype in FLOATS and self._takes(input):
                 plan = _packed.plan(self.kind, tensors, options)
             if plan is None:
                 return self._unpacked(input)  # type: ignore[no-any-return]
@@ -232,15 +267,24 @@ class _Packed(Swapped):
 
     def _prepared(self, followers: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
         """Return the tensors and options of a call, past modules' slow look-up of attributes."""
-        if self.prepared is None or self.prepared[0] != followers:
-            places = [_place(*each) for each in self._sources(followers)]
-            self.__dict__["prepared"] = followers, places, self._options(followers)
-        _, places, options = self.prepared
-        try:
-            return [place[name] for place, name in places], options
-        except KeyError:  # pruning and parametrizing move a tensor elsewhere
-            self.__dict__["prepared"] = None
-            return self._prepared(followers)
+        attributes = (
+            self._arguments(),
+            [tuple(map(module.__dict__.get, _OPTIONS)) for module in followers],
+        )
+        prepared = self.prepared
+        while True:
+            if prepared is None or prepared[0] != followers or prepared[1] != attributes:
+                places = [_place(*each) for each in self._sources(followers)]
+                prepared = followers, attributes, places, self._options(followers)
+                self.__dict__["prepared"] = prepared
+            try:
+                return [place[name] for place, name in prepared[2]], prepared[3]
+            except KeyError:  # pruning and parametrizing move a tensor elsewhere
+                prepared = None
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Return the parameters, in the order of the function's."""
+        return ()
 
     def _options(self, followers: Sequence[Any]) -> tuple[Any, ...]:
         """Return a batch norm's epsilon, and the parameters and activation as an operator's."""
@@ -288,7 +332,10 @@ class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
         return self.stride, self.padding, output_padding, self.groups, self.dilation
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        return self._unpacked(input, output_size) if output_size else super().forward(input)
+        if output_size is None:
+            return super().forward(input)
+        self.__dict__.pop("armed", None)
+        return self._unpacked(input, output_size)
 
     def _unpacked(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         if not _serves(input, self.weight, self.bias):

@@ -50,7 +50,7 @@ KINDS = {
     "name": "str",
     "optional name": "str?",
 }
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 FLOATS = (torch.float32, torch.float64)
 _HALVES = (torch.float16, torch.bfloat16)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -161,7 +161,7 @@ def is_plain(arrays: Arrays) -> bool:
     for tensor in arrays:
         if tensor is None:
             continue
-        if type(tensor) not in _PLAIN or tensor.dtype not in _READABLE or not tensor.is_cpu:
+        if type(tensor) not in PLAIN_TENSORS or tensor.dtype not in _READABLE or not tensor.is_cpu:
             return False
         if tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_nested:
             return False

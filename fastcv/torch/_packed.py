@@ -44,6 +44,10 @@ class _Plan(NamedTuple):
     call: Any
     made_of: tuple[tuple[weakref.ref[torch.Tensor], int, int] | None, ...]
 
+    def is_current(self) -> bool:
+        """Whether the tensors that it was made of are as they were."""
+        return self.holds_for([None if made is None else made[0]() for made in self.made_of])
+
     def holds_for(self, tensors: Tensors) -> bool:
         for made, tensor in zip(self.made_of, tensors, strict=True):
             if made is None or tensor is None:
@@ -63,7 +67,7 @@ class _Plans(NamedTuple):
     """The plans of a weight."""
 
     weight: weakref.ref[torch.Tensor]
-    by_options: dict[Any, _Plan]
+    by_use: dict[Any, _Plan]  # kind, options, and the other tensors' ids: weights may be shared
 
 
 _PLANS: dict[int, _Plans] = {}  # by the weight's id
@@ -75,20 +79,21 @@ def plan(kind: str, tensors: Tensors, options: tuple[Any, ...]) -> Any:
     None where nothing tells whether the tensors have changed: those made in inference mode.
     """
     weight = tensors[0]
+    use = (kind, options, *map(id, tensors[1:]))
     found = _PLANS.get(id(weight))
     if found is not None and found.weight() is weight:
-        known = found.by_options.get(options)
+        known = found.by_use.get(use)
         if known is not None and known.holds_for(tensors):
             return known.call
-    return _new_plan(kind, tensors, options)
+    return _new_plan(kind, tensors, options, use)
 
 
 def forget(weight: torch.Tensor | None) -> None:
-    """Pack anew at the next call: what has been done to `tensor.data` leaves no trace."""
+    """Pack anew at the next call: what has been done to the weight's `data` leaves no trace."""
     _PLANS.pop(id(weight), None)
 
 
-def _new_plan(kind: str, tensors: Tensors, options: tuple[Any, ...]) -> Any:
+def _new_plan(kind: str, tensors: Tensors, options: tuple[Any, ...], use: Any) -> Any:
     if any(tensor is not None and tensor.is_inference() for tensor in tensors):
         return None
     weight: Any = tensors[0]
@@ -97,12 +102,12 @@ def _new_plan(kind: str, tensors: Tensors, options: tuple[Any, ...]) -> Any:
     if found is None or found.weight() is not weight:
         found = _Plans(weakref.ref(weight, lambda gone: _drop(key, gone)), {})
         _PLANS[key] = found
-    # Those for other options go once they are out of date, so that they do not hold memory.
-    for other, known in list(found.by_options.items()):
-        if known.made_of[0] != _state(weight):
-            found.by_options.pop(other, None)
+    # Other uses' plans go once they are out of date, so that they do not hold memory.
+    for other, known in list(found.by_use.items()):
+        if not known.is_current():
+            found.by_use.pop(other, None)
     made = _Plan(_pack(kind, tensors, *options), tuple(map(_state, tensors)))
-    found.by_options[options] = made
+    found.by_use[use] = made
     return made.call
 
 
@@ -132,7 +137,7 @@ def _pack(kind: str, tensors: Tensors, epsilon: float, *parameters: Any) -> Any:
             if offset is not None:
                 shift = shift + offset
             dtype = weight.dtype
-            weight = (weight * _BY_FILTER[kind](factor, weight)).to(dtype)
+            weight = (weight * _BY_FILTER[kind](factor, weight, parameters)).to(dtype)
             bias = shift.to(dtype)
     return KINDS[kind].pack(_ops.view(weight), _ops.view(bias), *parameters)
 
@@ -151,13 +156,16 @@ def _convolution(name: str) -> Packable:
     return Packable(op.parameters, op.pack, shape)  # type: ignore[arg-type]
 
 
-def _conv2d_filters(factor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _conv2d_filters(factor: torch.Tensor, weight: Any, parameters: Parameters) -> torch.Tensor:
     return factor.reshape(-1, 1, 1, 1)
 
 
-def _conv_transpose2d_filters(factor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _conv_transpose2d_filters(
+    factor: torch.Tensor, weight: torch.Tensor, parameters: Parameters
+) -> torch.Tensor:
     # (C, K // groups, R, S): the filters of a group lie along the second axis.
-    groups = factor.numel() // weight.shape[1]
+    names = KINDS["conv_transpose2d"].parameters
+    groups = dict(zip(names, parameters, strict=True))["groups"]
     channels = weight.shape[0] // groups
     return factor.reshape(groups, -1).repeat_interleave(channels, 0)[:, :, None, None]
 
@@ -204,7 +212,7 @@ KINDS = {
 def _register(kind: str) -> Callable[..., torch.Tensor]:
     packable = KINDS[kind]
     name = f"packed_{kind}"
-    parameters = [f"{_ops.KINDS[each]} {name}" for name, each in packable.parameters.items()]
+    parameters = [f"{_ops.KINDS[form]} {each}" for each, form in packable.parameters.items()]
     arrays = "Tensor input, Tensor weight, Tensor? bias, Tensor?[] norm, float epsilon"
     _ops.LIBRARY.define(
         f"{name}({', '.join([arrays, *parameters])}) -> Tensor",
@@ -220,7 +228,9 @@ def _register(kind: str) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         tensors = (weight, bias, *norm)
         options = tuple(tuple(each) if isinstance(each, list) else each for each in options)
-        found = plan(kind, tensors, options) or _pack(kind, tensors, *options)
+        found = plan(kind, tensors, options)
+        if found is None:
+            found = _pack(kind, tensors, *options)
         return torch.from_numpy(found(_ops.view(input)))
 
     def fake(
