@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -444,23 +445,33 @@ def test_graphs_have_packed_weights_and_what_is_folded(layout: Any) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "linear"])
-@pytest.mark.parametrize("norm", [False, True], ids=["bias", "norm"])
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [
+        ("conv2d", False),
+        ("conv2d", True),
+        ("conv_transpose2d", False),
+        ("conv_transpose2d", True),
+        ("linear", False),  # nothing folds a batch norm into rows
+    ],
+)
 def test_packed_operators(kind: str, norm: bool) -> None:
     made = {
         "conv2d": lambda: nn.Conv2d(6, 4, 3, 2, groups=2),
         "conv_transpose2d": lambda: nn.ConvTranspose2d(6, 4, 3, 2, groups=2),
         "linear": lambda: nn.Linear(6, 4),
     }[kind]()
-    if kind == "linear" and norm:
-        return  # nothing folds a batch norm into rows
     layer = ft.accelerate(made.eval())
     followers = [ft.accelerate(nn.Sequential(made, nn.BatchNorm2d(4)).eval())[1]] if norm else []
+    for each in followers:
+        each.running_mean.uniform_(-1, 1), each.running_var.uniform_(0.5, 2)
     x = torch.randn((2, 5, 6) if kind == "linear" else (2, 6, 7, 8))
     weight, bias, *more = (getattr(*each).detach() for each in layer._sources(followers))
     options = layer._options(followers)
     operator = _packed.OPERATORS[kind]
     torch.library.opcheck(operator, (x, weight, bias, more, *options))
+    want = nn.Sequential(made, *followers)(x)
+    close(operator(x, weight, bias, more, *options), want.detach())
     if kind != "linear":
         last = x.contiguous(memory_format=torch.channels_last)
         torch.library.opcheck(operator, (last, weight, None, more, *options))
@@ -477,6 +488,98 @@ def test_plans_live_as_long_as_their_weights() -> None:
     assert id(other.weight) not in _packed._PLANS
     del fast
     assert key not in _packed._PLANS
+
+
+def test_layers_that_share_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One convolution for all levels, with a batch norm for each.
+    plain = nn.ModuleList(
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(3)
+    ).eval()
+    for each in plain[1:]:
+        each[0].weight = plain[0][0].weight
+    for each in plain:
+        each[1].running_mean.uniform_(-1, 1)
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 4, 9, 9)
+    packed = []
+    pack = _packed._pack
+    monkeypatch.setattr(_packed, "_pack", lambda *args: packed.append(0) or pack(*args))
+    with torch.no_grad():
+        for _ in range(3):
+            for one, other in zip(fast, plain, strict=True):
+                close(one(x), other(x))
+    assert len(packed) == 3
+
+
+def test_changed_parameters_and_dtypes_are_noticed() -> None:
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)).eval()
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        close(fast(x), plain(x))
+        for each in (plain, fast):
+            each[0].stride, each[0].padding, each[0].dilation = (2, 2), (1, 1), (2, 2)
+            each[1].eps, each[2].negative_slope = 0.5, 0.7
+        close(fast(x), plain(x))
+        for each in (plain, fast):
+            each.bfloat16().float()
+        close(fast(x), plain(x))
+
+
+def test_norms_that_want_gradients_are_not_folded() -> None:
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).eval()
+    plain[0].requires_grad_(False)
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 2, 6, 7)
+    for each in (plain, fast):
+        each(x).square().sum().backward()
+    close(fast[1].weight.grad, plain[1].weight.grad)
+
+
+def test_eval_leaves_a_spectral_norm_alone() -> None:
+    from torch.nn.utils import parametrizations
+
+    plain = nn.Conv2d(4, 6, 3)
+    fast = ft.accelerate(plain)
+    for each in (plain, fast):
+        torch.manual_seed(0)
+        parametrizations.spectral_norm(each)
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        for each in (plain, fast):
+            each.train()(x), each.eval()
+        close(fast(x), plain(x))
+    for one, other in zip(fast.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_linear_layers_of_any_number_of_rows_compile() -> None:
+    torch._dynamo.reset()
+    plain = nn.Linear(64, 64).eval()
+    fast = torch.compile(ft.accelerate(plain), dynamic=True, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for rows in (3, 300, 7):
+            x = torch.randn(rows, 64)
+            close(fast(x), plain(x))
+    torch._dynamo.reset()
+
+
+def test_calls_from_threads_fold_only_their_own() -> None:
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    plain[1].running_mean.uniform_(-1, 1)
+    fast = ft.accelerate(plain)
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        whole, part = plain(x), plain[0](x)
+
+    def call(number: int) -> None:
+        module, want = (fast, whole) if number % 2 else (fast[0], part)
+        with torch.no_grad():
+            for _ in range(200):
+                close(module(x), want)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
 
 
 def test_pruned_and_parametrized_weights() -> None:

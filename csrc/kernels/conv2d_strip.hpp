@@ -123,7 +123,9 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     const int64_t panels = ceil_div(c.filters(), 2 * L);
     const int64_t biases = channel_lanes ? s.G * panels * 2 * L : s.K + L;
     const bool copied_weights = !channel_lanes && !readable_in_place<T>(s, weight);
-    c.panels = !channel_lanes && c.in_place && panels_pay<T>(c.filters(), c.channels());
+    const bool even_steps = weight.channel_bytes == s.R * s.S * size && (s.R == 1 || weight.row_bytes == s.S * size) &&
+                            (s.S == 1 || weight.column_bytes == size);
+    c.panels = !channel_lanes && (copied_weights || even_steps) && panels_pay<T>(c.filters(), c.depth);
     const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);
     const int64_t bias_bytes = round_up(biases * size, 64);
     const int64_t weight_bytes = copied_weights ? round_up(s.K * c.depth * size, 64) : 0;
@@ -177,7 +179,7 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
             if (channel_lanes)
                 channel_lane_block(c, b, strip, first, last);
             else
-                pixel_lane_block(c, b, strip, buffer, list, first, last);
+                pixel_lane_block(c, b, strip, buffer + c.strip_elements(), list, first, last);
         }
     });
     return Status::ok;

@@ -99,7 +99,7 @@ struct StripCall {
     StripBlocks blocks;
     Strip strip;
     bool in_place;              // 1x1: the input is its own strip
-    bool panels;                // in place, and a tile's pixels are copied before they are multiplied
+    bool panels;                // a tile's pixels are copied, step by step of the depth, before they are multiplied
     bool rows_stored;           // outputs of a row are contiguous
     int64_t depth;
     Weights weight;             // pixel lanes: any strides that are whole elements
@@ -112,12 +112,11 @@ struct StripCall {
 
     int64_t channels() const { return shape.C / shape.G; }
     int64_t filters() const { return shape.K / shape.G; }
-    // Elements from a channel to the next where products read it: in a panel, the input or the strip.
-    int64_t from_channel() const {
-        return panels ? kPanelPitch<T> : in_place ? input.stride_bytes[1] / int64_t(sizeof(T)) : strip.channel;
-    }
-    // What a thread has to hold: a panel or a strip.
-    int64_t buffer_elements() const { return panels ? channels() * kPanelPitch<T> : in_place ? 0 : strip.elements; }
+    // Elements from a channel to the next in the input or the strip.
+    int64_t from_channel() const { return in_place ? input.stride_bytes[1] / int64_t(sizeof(T)) : strip.channel; }
+    // What a thread has to hold: a strip, and a panel behind it.
+    int64_t strip_elements() const { return in_place ? 0 : round_up(strip.elements, kLanes<T>); }
+    int64_t buffer_elements() const { return strip_elements() + (panels ? depth * kPanelPitch<T> : 0); }
     Planes planes(int64_t n, int64_t g) const {
         const char* data = input.data + n * input.stride_bytes[0] + g * channels() * input.stride_bytes[1];
         return {data, input.stride_bytes[1], input.stride_bytes[2], input.stride_bytes[3]};

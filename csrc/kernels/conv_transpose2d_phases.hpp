@@ -270,6 +270,7 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVec
     using Tiles = StripTiles<T>;
     PixelVector vectors[Tiles::more_vectors];
     for (int64_t j = 0; j < wide; j++) vectors[j] = {c.strip.panels ? j * L : list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
+    const auto find = c.strip.panels ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
     PixelTile<T> t{};
     t.strip = strip;
     t.vectors = vectors;
@@ -286,7 +287,7 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVec
             t.weight = c.weights + g.weight + (filter * g.count + r0) * g.depth;
             t.bias = row_bias + g.first * tall + r0;
             t.output = reinterpret_cast<char*>(rows + (g.first * tall + r0) * wide * L);
-            find_pixel_tile<T, false>(int(r1 - r0), int(wide))(t);
+            find(int(r1 - r0), int(wide))(t);
         }
     }
 }
@@ -407,7 +408,9 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     const int64_t offsets = c.channels() * s.R * s.S;
     const int64_t phase_bytes = round_up(phases * int64_t(sizeof(Phase)), 64);
     const int64_t group_bytes = round_up(phases * int64_t(sizeof(PhaseGroup)), 64);
+    // In place a phase has one tap or none, so one panel serves all groups.
     c.panels = c.in_place && panels_pay<T>(filters * phases, c.channels());
+    c.depth = c.channels();
     const int64_t offset_bytes = round_up(offsets * int64_t(sizeof(DepthStep)), 64);
     const int64_t place_bytes = packed ? 0 : round_up(s.R * s.S * int64_t(sizeof(TapPlace)), 64);
     const int64_t weight_bytes = packed ? 0 : round_up(s.K * (s.C / s.G) * s.R * s.S * size, 64);
@@ -426,6 +429,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     PhaseGroup* group = reinterpret_cast<PhaseGroup*>(take(group_bytes));
     DepthStep* step = reinterpret_cast<DepthStep*>(take(offset_bytes));
     TapPlace* place = reinterpret_cast<TapPlace*>(take(place_bytes));
+    c.step = step;
     T* fresh = reinterpret_cast<T*>(take(weight_bytes));
     T* bias = reinterpret_cast<T*>(take(bias_bytes));
     char* per_thread = free_part;
@@ -478,7 +482,6 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
             const int64_t sweep = c.panels ? width : kTilesPerSweep * width;
             for (int64_t v0 = 0; v0 < count; v0 += sweep) {
                 const int64_t v1 = smaller(count, v0 + sweep);
-                // In place a phase has one tap or none, so one panel serves all groups.
                 if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, buffer);
                 for (int64_t k = first; k < last; k += chunk) {
                     const int64_t tall = smaller(chunk, last - k), filter = b.g * filters + k;

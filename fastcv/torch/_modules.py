@@ -316,9 +316,10 @@ class Conv2d(_Packed, torch.nn.Conv2d):
         return self.stride, self.padding, self.dilation, self.groups
 
     def _unpacked(self, input: torch.Tensor) -> torch.Tensor:
-        if not _serves(input, self.weight, self.bias):
+        weight, bias = self.weight, self.bias  # once: a parametrization may compute them
+        if not _serves(input, weight, bias):
             return torch.nn.Conv2d.forward(self, input)
-        return FUNCTIONS["conv2d"](input, self.weight, self.bias, *self._arguments())  # type: ignore[no-any-return]
+        return FUNCTIONS["conv2d"](input, weight, bias, *self._arguments())  # type: ignore[no-any-return]
 
 
 class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
@@ -338,7 +339,8 @@ class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
         return self._unpacked(input, output_size)
 
     def _unpacked(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        if not _serves(input, self.weight, self.bias):
+        weight, bias = self.weight, self.bias
+        if not _serves(input, weight, bias):
             return torch.nn.ConvTranspose2d.forward(self, input, output_size)
         output_padding = self._output_padding(
             input,
@@ -350,7 +352,7 @@ class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
             self.dilation,  # type: ignore[arg-type]
         )
         return FUNCTIONS["conv_transpose2d"](  # type: ignore[no-any-return]
-            input, self.weight, self.bias, *self._arguments(tuple(output_padding))
+            input, weight, bias, *self._arguments(tuple(output_padding))
         )
 
 
