@@ -612,6 +612,52 @@ def test_pruned_and_parametrized_weights() -> None:
 # Attention
 
 
+def vision_transformer() -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    config = transformers.ViTConfig(num_hidden_layers=2, num_attention_heads=4, **sizes)
+    return transformers.ViTModel(config).eval()
+
+
+def test_attention_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = vision_transformer()
+    x = torch.randn(2, 3, 32, 32)
+    fast = ft.accelerate(plain)
+    assert plain.config._attn_implementation == "sdpa"
+    assert "(model): ViTModel calls fastcv's attention" in str(ft.report(fast))
+    left = ft.accelerate(plain, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+    assert "calls fastcv's attention" not in str(ft.report(left))
+    want = plain(x).last_hidden_state
+    want.square().sum().backward()
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", None)
+    with torch.no_grad():
+        close(fast(x).last_hidden_state, want)
+    got = fast(x).last_hidden_state
+    close(got, want)
+    got.square().sum().backward()
+    for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("mask", ["none", "boolean", "added", "causal"])
+def test_the_function_that_transformers_calls(heads: int, mask: str) -> None:
+    sdpa = pytest.importorskip("transformers.integrations.sdpa_attention")
+    from fastcv.torch._transformers import _attention
+
+    module = nn.Module()
+    module.is_causal, module.num_key_value_groups = mask == "causal", 4 // heads
+    query, key, value = (torch.randn(2, n, 9, 8) for n in (4, heads, heads))
+    masks = {"boolean": torch.rand(2, 1, 9, 9) < 0.8, "added": torch.randn(2, 1, 9, 9)}
+    for options in ({}, {"scaling": 0.3}, {"position_bias": torch.randn(1, 4, 9, 9)}):
+        arguments = (module, query, key, value, masks.get(mask))
+        got, want = (f(*arguments, **options) for f in (_attention, sdpa.sdpa_attention_forward))
+        close(got[0], want[0])
+        assert got[1] is None and got[0].is_contiguous()
+
+
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("other", [False, True], ids=["self", "other"])

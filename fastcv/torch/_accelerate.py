@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastcv.torch import _modules
+from fastcv.torch import _modules, _transformers
 from fastcv.torch._ops import FLOATS
 
 _BUFFERS = {"weight", "bias", "running_mean", "running_var"}
@@ -29,6 +29,7 @@ def accelerate(
     model : torch.nn.Module
         Any model. Its `Conv2d`, `ConvTranspose2d`, `Linear`, `MaxPool2d`, `MaxUnpool2d` and
         `MultiheadAttention` modules are swapped; `report` says which, and why not the others.
+        Models of `transformers` that call torch's fused attention call fastcv's instead.
     filter_fn : callable, optional
         Called with each of these modules and its name; one for which it returns false is left.
     inplace : bool, default False
@@ -63,9 +64,11 @@ def accelerate(
         raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
     if not inplace:
         model = copy.deepcopy(model)
+    chosen = filter_fn or (lambda module, name: True)
     for name, module in model.named_modules():
-        if reason(module) is None and (filter_fn is None or filter_fn(module, name)):
+        if reason(module) is None and chosen(module, name):
             module.__class__ = _modules.CLASSES[type(module)]
+    _transformers.swap_attention(model, chosen)
     paths = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for container in model.modules():
         if any(isinstance(child, _modules.PACKED) for child in container.children()):
@@ -116,6 +119,8 @@ def _texts(module: torch.nn.Module, names: dict[int, str]) -> Iterator[tuple[boo
         followers = [names.get(id(each), "?") for each in getattr(module, "followers", ())]
         folded = f", with {' and '.join(followers)} folded into it in eval mode"
         yield True, "runs on fastcv" + (folded if followers else "")
+    elif _transformers.uses_attention(module):
+        yield True, "calls fastcv's attention"
     elif isinstance(module, tuple(_modules.CLASSES)):
         yield False, "is left: " + (reason(module) or "not chosen")
 
