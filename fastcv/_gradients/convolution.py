@@ -26,6 +26,7 @@ from fastcv._gradients.op import (
     Parameters,
     Shape,
     images_together,
+    users_activation,
 )
 
 
@@ -185,7 +186,7 @@ def _forward(kind: _Convolution, forward: str, grad_input: str, grad_weight: str
         return {
             **kind.keywords(parameters[:count]),
             **dict(zip(kind.options, extra, strict=True)),
-            "activation": (activation, slope) if activation == "leaky_relu" else activation,
+            "activation": users_activation(activation, slope),
         }
 
     def run(input: Any, weight: Any, bias: Any, *parameters: Any) -> Any:

@@ -86,6 +86,16 @@ def images_together(array: Any, axes: int = 4) -> Any:
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
+def flat_activation(activation: _checks.Activation) -> tuple[str | None, float]:
+    """Return a user's activation as the two parameters that an op has for it."""
+    return activation if isinstance(activation, tuple) else (activation, 0.0)
+
+
+def users_activation(name: str | None, slope: float) -> Any:
+    """Return the user's form of two such parameters."""
+    return (name, slope) if name == "leaky_relu" else name
+
+
 @dataclass(frozen=True)
 class Op:
     """One op: everything that a framework needs to know about it.
@@ -130,7 +140,7 @@ class Op:
 
     def fused(self, parameters: Parameters, activation: _checks.Activation) -> Parameters:
         """Return the parameters with this activation among them."""
-        name, slope = activation if isinstance(activation, tuple) else (activation, 0.0)
+        name, slope = flat_activation(activation)
         return self._changed(parameters, {"activation": name, "slope": slope})
 
     def for_gradients(self, parameters: Parameters) -> Parameters:

@@ -20,19 +20,20 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 import fastcv
 from fastcv._gradients import TABLE
+from fastcv._gradients.op import flat_activation
 from fastcv.torch import _packed
-from fastcv.torch._ops import FLOATS, FUNCTIONS, PLAIN_TENSORS, is_plain, needs_gradient, view
+from fastcv.torch._ops import (
+    FLOATS,
+    FUNCTIONS,
+    PLAIN_TENSORS,
+    is_plain,
+    needs_gradient,
+    serves,
+    view,
+)
 
 _NOTE = "_fastcv_done"  # on a tensor: the modules that are done with it
 FOLDS = "_fastcv_folds"  # on a container: the modules that fold others that it calls
-
-
-def _serves(*tensors: torch.Tensor | None) -> bool:
-    return not torch.is_autocast_enabled("cpu") and all(
-        tensor is None
-        or (isinstance(tensor, torch.Tensor) and tensor.is_cpu and tensor.dtype in FLOATS)
-        for tensor in tensors
-    )
 
 
 class Swapped:
@@ -173,7 +174,7 @@ def _packs_in_graph(input: torch.Tensor, tensors: Sequence[torch.Tensor | None])
     """Whether a graph may have an operator for this call, which has neither gradients nor vmap."""
     every = (input, *tensors)
     return (
-        _serves(*every)
+        serves(*every)
         and all(each is None or type(each) in PLAIN_TENSORS for each in every)
         and not input.is_nested
         and not needs_gradient(every)
@@ -317,7 +318,7 @@ class Conv2d(_Packed, torch.nn.Conv2d):
 
     def _unpacked(self, input: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias  # once: a parametrization may compute them
-        if not _serves(input, weight, bias):
+        if not serves(input, weight, bias):
             return torch.nn.Conv2d.forward(self, input)
         return FUNCTIONS["conv2d"](input, weight, bias, *self._arguments())  # type: ignore[no-any-return]
 
@@ -340,7 +341,7 @@ class ConvTranspose2d(_Packed, torch.nn.ConvTranspose2d):
 
     def _unpacked(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         weight, bias = self.weight, self.bias
-        if not _serves(input, weight, bias):
+        if not serves(input, weight, bias):
             return torch.nn.ConvTranspose2d.forward(self, input, output_size)
         output_padding = self._output_padding(
             input,
@@ -373,7 +374,7 @@ class Linear(_Packed, torch.nn.Linear):
         return not little
 
     def _parameters_with(self, activation: Any) -> tuple[Any, ...]:
-        return activation if isinstance(activation, tuple) else (activation, 0.0)
+        return flat_activation(activation)
 
     def _unpacked(self, input: torch.Tensor) -> torch.Tensor:
         return torch.nn.Linear.forward(self, input)
@@ -386,7 +387,7 @@ class MaxPool2d(Swapped, torch.nn.MaxPool2d):
     """`torch.nn.MaxPool2d` on fastcv."""
 
     def forward(self, input: torch.Tensor) -> Any:
-        if not _serves(input):
+        if not serves(input):
             return super().forward(input)
         return FUNCTIONS["max_pool2d"](
             input,
@@ -403,7 +404,7 @@ class MaxUnpool2d(Swapped, torch.nn.MaxUnpool2d):
     """`torch.nn.MaxUnpool2d` on fastcv."""
 
     def forward(self, input: torch.Tensor, indices: torch.Tensor, output_size: Any = None) -> Any:
-        if not _serves(input):
+        if not serves(input):
             return super().forward(input, indices, output_size)
         size = None if output_size is None else tuple(output_size)
         return FUNCTIONS["max_unpool2d"](
@@ -429,7 +430,7 @@ class MultiheadAttention(Swapped, torch.nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> Any:
         if (
-            not _serves(query, key, value, self.out_proj.weight)
+            not serves(query, key, value, self.out_proj.weight)
             or query.dim() != 3
             or query.is_nested
             or (self.training and self.dropout > 0)

@@ -146,6 +146,15 @@ def needs_gradient(arrays: Arrays) -> bool:
     )
 
 
+def serves(*tensors: torch.Tensor | None) -> bool:
+    """Whether modules may compute with these tensors, in whatever mode they are called."""
+    return not torch.is_autocast_enabled("cpu") and all(
+        tensor is None
+        or (isinstance(tensor, torch.Tensor) and tensor.is_cpu and tensor.dtype in FLOATS)
+        for tensor in tensors
+    )
+
+
 def _only_result_on_device(arrays: Arrays) -> bool:
     """Whether nobody will ask for a gradient of a call on a device, which is never plain."""
     return (

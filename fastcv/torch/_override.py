@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fastcv.torch._ops import FLOATS, FUNCTIONS
+from fastcv.torch._ops import FUNCTIONS, serves
 
 _F = torch.nn.functional
 
@@ -70,7 +70,7 @@ class override(TorchFunctionMode):
 
 
 def _is_taken(args: Any, kwargs: Any) -> bool:
-    if torch.is_autocast_enabled("cpu") or kwargs.get("dropout_p"):
+    if kwargs.get("dropout_p"):
         return False
     first = args[0] if args else kwargs.get("input", kwargs.get("query"))
-    return isinstance(first, torch.Tensor) and first.is_cpu and first.dtype in FLOATS
+    return isinstance(first, torch.Tensor) and serves(first)

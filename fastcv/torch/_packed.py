@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import fastcv
 from fastcv import _layout
 from fastcv._gradients import TABLE, Parameters
-from fastcv._gradients.op import Kind
+from fastcv._gradients.op import Kind, users_activation
 from fastcv.torch import _ops
 
 Tensors = Sequence[torch.Tensor | None]  # weight, bias and, with a batch norm, its four
@@ -181,7 +181,7 @@ class _Rows:
         self, weight: NDArray[Any], bias: NDArray[Any] | None, activation: str | None, slope: float
     ) -> None:
         self.filters, self.channels = weight.shape
-        chosen: Any = (activation, slope) if activation == "leaky_relu" else activation
+        chosen = users_activation(activation, slope)
         self.plan = fastcv.Conv2d(weight[:, :, None, None], bias, activation=chosen)
 
     def __call__(self, input: NDArray[Any]) -> NDArray[Any]:

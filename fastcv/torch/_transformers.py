@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastcv.torch._ops import FLOATS, FUNCTIONS
+from fastcv.torch._ops import FUNCTIONS, serves
 
 NAME = "fastcv"
 
@@ -57,10 +57,9 @@ def _attention(
         is_causal = getattr(module, "is_causal", True)
     served = (
         not dropout
-        and not torch.is_autocast_enabled("cpu")
         and not others.get("output_attentions")
         and all(others.get(name) is None for name in ("position_bias", "softcap"))
-        and all(each.is_cpu and each.dtype in FLOATS for each in (query, key, value))
+        and serves(query, key, value)
         and (attention_mask is None or attention_mask.dtype in (torch.bool, query.dtype))
     )
     if not served:
