@@ -42,16 +42,19 @@ struct DepthStep {
 
 // Pixel lanes. Rows are filters, read where they lie, `filter_stride` elements apart; columns are pixels of a strip. Three row
 // pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses of eight filters in few integer registers.
-template <class T, int MT, int NV>
+// Where COPIED, the pixels also go to a panel [step][NV * lanes], `copy_pitch` elements from step to step.
+template <class T, int MT, int NV, bool COPIED = false>
 FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* weight, int64_t filter_stride,
-                               const T* const (&pixels)[NV], const DepthStep* step) {
+                               const T* const (&pixels)[NV], const DepthStep* step, T* copy = nullptr, int64_t copy_pitch = 0) {
     for (int64_t k = 0; k < depth; k++) {
         const int64_t pixel = step[k].pixel, tap = step[k].weight;
         Vec<T> columns[NV];
         FASTCV_UNROLL for (int j = 0; j < NV; j++) {
             columns[j] = load(pixels[j] + pixel);
             keep(columns[j]);
+            if constexpr (COPIED) store(copy + j * kLanes<T>, columns[j]);
         }
+        if constexpr (COPIED) copy += copy_pitch;
         FASTCV_UNROLL for (int i = 0; i < (MT + 2) / 3; i++) {
             const T* row = weight + 3 * i * filter_stride + tap;
             FASTCV_UNROLL for (int m = 0; m < 3; m++)
@@ -78,6 +81,29 @@ FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* 
             FASTCV_UNROLL for (int i = 0; i < PIXELS; i++)
                 multiply_add<T>(acc, n * PIXELS + i, load_scalar<T>(p + n * image_stride + i), columns);
         packed += 2 * L;
+    }
+}
+
+// The same from pixels whose channels lie side by side: MT / PARTS pixels `pixel_stride` apart in each of PARTS rows of them, which lie
+// `part_stride` apart.
+template <class T, int MT, int NV, int PARTS = 1>
+FASTCV_INLINE void pixel_rows(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels, int64_t pixel_stride,
+                              int64_t part_stride) {
+    constexpr int L = kLanes<T>, PIXELS = MT / PARTS;
+    for (int64_t k = 0; k < depth; k++, pixels++, packed += 2 * L) {
+        FASTCV_UNROLL for (int j = 0; j < NV * L; j += kLine<T>) __builtin_prefetch(packed + kStepsAhead * 2 * L + j);
+        Vec<T> columns[NV];
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) {
+            columns[j] = load(packed + j * L);
+            keep(columns[j]);
+        }
+        FASTCV_UNROLL for (int n = 0; n < PARTS; n++)
+            FASTCV_UNROLL for (int i = 0; i < (PIXELS + 2) / 3; i++) {
+                const T* three = pixels + n * part_stride + 3 * i * pixel_stride;
+                FASTCV_UNROLL for (int m = 0; m < 3; m++)
+                    if (3 * i + m < PIXELS)
+                        multiply_add<T>(acc, n * PIXELS + 3 * i + m, load_scalar<T>(three + m * pixel_stride), columns);
+            }
     }
 }
 
@@ -131,6 +157,25 @@ FASTCV_INLINE void strided_product(Vec<T> (&acc)[MT][NV], int64_t depth, const O
         row += o.row_step;
         column += o.column_step;
     }
+}
+
+// What a tile asks the caches for while it multiplies: with every eight steps of its depth, `rows` more rows of `lines` cache lines.
+struct Requests {
+    const char* at;
+    int64_t rows, row_bytes, lines;
+};
+constexpr int64_t kStepsBetweenRequests = 8;
+template <class T, int MT, int NV, int LEVEL>
+FASTCV_INLINE void strided_product_with_requests(Vec<T> (&acc)[MT][NV], int64_t depth, Operands<T> o, Requests r) {
+    if (r.rows)
+        for (; depth > kStepsBetweenRequests; depth -= kStepsBetweenRequests) {
+            for (int64_t i = 0; i < r.rows; i++, r.at += r.row_bytes)
+                for (int64_t line = 0; line < r.lines; line++) __builtin_prefetch(r.at + line * 64, 0, LEVEL);
+            strided_product<T, MT, NV>(acc, kStepsBetweenRequests, o);
+            o.rows += kStepsBetweenRequests * o.row_step;
+            o.columns += kStepsBetweenRequests * o.column_step;
+        }
+    strided_product<T, MT, NV>(acc, depth, o);
 }
 
 }  // namespace

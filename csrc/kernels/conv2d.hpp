@@ -16,6 +16,7 @@
 #include "conv2d_grad_weight_winograd.hpp"
 #include "conv2d_pointwise.hpp"
 #include "conv2d_strip.hpp"
+#include "conv2d_strip_channels.hpp"
 #include "conv2d_winograd.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -23,14 +24,19 @@ namespace {
 
 struct CostModel {
     static constexpr double multiply_add = 0.54;   // cycles a vector, at 93% of two a cycle
-    static constexpr double move = 3;              // to copy a vector into a strip
+    static constexpr double pixel_multiply_add = 0.585;  // the same with pixel lanes, some of whose steps fill panels
+    static constexpr double move = 3;              // to copy a vector
+    static constexpr double fill = 8;              // the same into a strip, from beyond the second-level cache
     static constexpr double transpose = 5;         // a vector's share of a square, loads and stores included
+    static constexpr double gather = 11;           // the same from planes beyond the second-level cache
     static constexpr double input_tile = 130;      // transforms of a full tile and one vector of channels
     static constexpr double output_tile = 90;
     static constexpr double gather_weight = 115, transform_weight = 95;  // of one vector of filters and one channel
     static constexpr double spread_weight = 450;     // more, where a call writes all transformed weights to memory
-    static constexpr double near_bytes = 32, far_bytes = 12;  // a cycle, of packed weights up to and beyond kNear
+    static constexpr double near_bytes = 16, far_bytes = 14;  // a cycle, of packed weights up to and beyond kNear
     static constexpr double kNear = 20e6;
+    // What Winograd's passes wait for each other, against products that run through. A machine with one multiply-add a cycle waits less.
+    static constexpr double waiting = 1.35;
     static constexpr double gigahertz = 4;         // for showing, not for choosing
 };
 
@@ -47,7 +53,7 @@ static double fill_cost(const Conv2dShape& s, ChannelsLast last) {
     const double block_rows = fitting < 1 ? 1 : fitting < double(s.P) ? fitting : double(s.P);
     const double rows = double(s.P) / block_rows * (block_rows + double(y.steps()));
     return double(s.G) * planes * double(ceil_div(pitch, kLanes<T>)) * rows *
-           (last.input ? CostModel::transpose : CostModel::move);
+           (last.input ? CostModel::transpose : CostModel::fill);
 }
 
 template <class T>
@@ -57,12 +63,22 @@ static double pixel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
     const int64_t pitch = make_strip<T>(vertical(s), horizontal(s), 1, s.P, s.Q).pitch;
     const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
     const double stored = last.output ? double(s.P * s.Q * s.K) / L * 2 * CostModel::transpose : 0;
-    return double(vectors) * double(s.K) * depth * CostModel::multiply_add + fill_cost<T>(s, last) + stored;
+    return double(vectors) * double(s.K) * depth * CostModel::pixel_multiply_add + fill_cost<T>(s, last) + stored;
+}
+
+// Filling strips of pixels, whose blocks share the rows between their windows.
+template <class T>
+static double pixel_strip_cost(const Conv2dShape& s, ChannelsLast last) {
+    const PixelStrip<T> whole(vertical(s), horizontal(s), s.C / s.G, s.P, s.Q);
+    const double shared = double(larger(0, whole.rows - s.P * whole.y.stride));
+    const double blocks = double(whole.elements()) * double(sizeof(T)) / double(kStripBytes);
+    const double rows = double(whole.rows) + larger(0.0, blocks - 1) * shared;
+    return rows * double(whole.columns) * double(s.C) / kLanes<T> * (last.input ? CostModel::move : CostModel::gather);
 }
 
 // Tiles of whole panels; rows of the window that see only padding are skipped.
 template <class T>
-static double channel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
+static double channel_lane_cost(const Conv2dShape& s, ChannelsLast last, bool packed) {
     constexpr int64_t L = kLanes<T>;
     const Axis y = vertical(s);
     double rows = 0;
@@ -71,9 +87,11 @@ static double channel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
     const double products = rows * double(s.Q * s.S) * double(s.C / s.G) * lanes;
     // A tile of few pixels waits for its chains of multiply-adds, and reads as many weights as a full one.
     const int64_t pieces = ceil_div(s.Q, StripTiles<T>::pixels);
-    const double thin = double(s.Q) / double(pieces) < 5 ? 5 * double(pieces) / double(s.Q) : 1;
+    const double of_tile = double(s.Q) / double(pieces) * (s.P > 1 && 2 * s.Q <= StripTiles<T>::pixels ? 2 : 1);
+    const double thin = of_tile < 5 ? 5 / of_tile : 1;
     const double stored = pixels * lanes * (last.output ? CostModel::move : 2 * CostModel::transpose);
-    return products * CostModel::multiply_add * thin + stored + fill_cost<T>(s, last);
+    const double packing = packed ? 0 : double(s.C / s.G) * double(s.R * s.S) * lanes * CostModel::transpose;
+    return products * CostModel::multiply_add * thin + stored + pixel_strip_cost<T>(s, last) + packing;
 }
 
 // Packed for the call at the rate of a transpose, where it is not packed ahead.
@@ -109,7 +127,7 @@ static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, 
     const double moves = (double(s.H * s.W) * double(layout.part_channels) + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
-    double cost = groups * (products + transforms + moves);
+    double cost = groups * (products + transforms + moves) * CostModel::waiting;
     const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, interleave, tile), 1);
     if (bytes > 512 * 1024 && !by_panel)
         cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
@@ -156,9 +174,9 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     const bool bounded = vertical(s).steps() < 4096 && horizontal(s).steps() < 4096;
     if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4) && bounded) best.kind = Conv2dChoice::depthwise;
     best.direct_cost = pixel_lane_cost<T>(s, last) * milliseconds;
-    // Packing for channel lanes pays only once: a plain call reads weights where they lie.
-    if (packed && best.kind == Conv2dChoice::strip_pixels && s.C / s.G * s.R * s.S >= 64) {
-        const double cost = channel_lane_cost<T>(s, last) * milliseconds;
+    // A plain call packs the weights for channel lanes, which takes some pixels to pay.
+    if (best.kind == Conv2dChoice::strip_pixels && fits_pixel_strip(s) && (packed || s.P * s.Q >= 8) && s.C / s.G * s.R * s.S >= 64) {
+        const double cost = channel_lane_cost<T>(s, last, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::strip_channels;
             best.direct_cost = cost;
@@ -214,10 +232,10 @@ static Status run(const Conv2dShape& whole, const Conv2dChoice& choice, const vo
         case Conv2dChoice::depthwise: return conv2d_depthwise<T>(s, input, weight, output, epilogue);
         case Conv2dChoice::clipped:
             if (readable_without_strip<T>(s, input)) return conv2d_clipped<T>(s, input, weight, weights, output, epilogue);
-            return conv2d_strip<T>(s, weights != nullptr, input, weight, weights, output, epilogue);
+            return conv2d_strip_channels<T>(s, input, weight, weights, output, epilogue);
         case Conv2dChoice::pointwise: return conv2d_pointwise<T>(s, input, weight, weights, output, epilogue);
-        case Conv2dChoice::strip_channels: return conv2d_strip<T>(s, true, input, weight, weights, output, epilogue);
-        default: return conv2d_strip<T>(s, false, input, weight, nullptr, output, epilogue);
+        case Conv2dChoice::strip_channels: return conv2d_strip_channels<T>(s, input, weight, weights, output, epilogue);
+        default: return conv2d_strip_pixels<T>(s, input, weight, output, epilogue);
     }
 }
 

@@ -7,13 +7,13 @@
 //
 //              q: taps 1, 2 | tap 1 | taps 0, 1
 //   p: taps 1, 2    2 x 2   | 2 x 1 |   2 x 2       a row of outputs is cut where its live columns change; each piece is a tile of
-//            -------------------------------        channel lanes (conv2d_strip_channels.hpp) over its own taps
+//            -------------------------------        channel lanes over its own taps
 //      tap  1       1 x 2   | 1 x 1 |   1 x 2
 //            -------------------------------
 //      taps 0, 1    2 x 2   | 2 x 1 |   2 x 2
 //
 // Live taps lie inside the image, so nothing is padded or copied: pixels are broadcast from where they are. That needs columns that
-// are contiguous; for others conv2d_strip.hpp does the same sums over a strip, from the same packed weights.
+// are contiguous; for others conv2d_strip_channels.hpp does the same sums over a strip, from the same packed weights.
 //
 // Cutting the plane into nine convolutions with strips of their own lost: such a strip holds (R - 1) * d rows that no tap reads.
 #pragma once

@@ -29,6 +29,7 @@
 #include "../epilogue.h"
 #include "../geometry.h"
 #include "../parallel.h"
+#include "../pixel_strip.h"
 #include "../tiles.h"
 
 namespace fastcv::FASTCV_ISA {
@@ -36,7 +37,6 @@ namespace {
 
 constexpr int64_t kPixelBlockBytes = 384 * 1024;
 constexpr int64_t kPartBytes = 192 * 1024;  // the most of a panel that is multiplied by before the next part's turn
-constexpr int64_t kStepsBetweenRequests = 8;
 
 struct PointwiseTiles {
     static constexpr int pixels = kManyRegisters ? 8 : 4;
@@ -82,16 +82,8 @@ FASTCV_NOINLINE void pointwise_tile(const PointwiseTile<T>& t) {
         }
         to += t.output_stride;
     }
-    Operands<T> o{t.pixels, t.pixel_stride, 1, t.packed, L, PointwiseTiles::vectors * L};
-    int64_t depth = t.depth;
-    if (t.asked_lines)
-        for (const char* asked = t.asked; depth > kStepsBetweenRequests; depth -= kStepsBetweenRequests) {
-            for (int64_t i = 0; i < t.asked_lines; i++, asked += 64) __builtin_prefetch(asked, 0, 2);
-            strided_product<T, MT, NV>(acc, kStepsBetweenRequests, o);
-            o.rows += kStepsBetweenRequests;
-            o.columns += kStepsBetweenRequests * o.column_step;
-        }
-    strided_product<T, MT, NV>(acc, depth, o);
+    strided_product_with_requests<T, MT, NV, 2>(acc, t.depth, {t.pixels, t.pixel_stride, 1, t.packed, L, PointwiseTiles::vectors * L},
+                                                {t.asked, t.asked_lines, 64, 1});
     if (t.last && t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
             FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
@@ -172,28 +164,6 @@ static void pack_pointwise(const Conv2dShape& s, const Weights& weight, T* packe
                     if (c + i < channels) store(to + (c + i) * width + k, square[i]);
             }
     }
-}
-
-// to[pixel][channel] = n pixels.
-template <class T>
-static void gather_pixels(const char* from, int64_t pixel_bytes, int64_t channel_bytes, int64_t n, int64_t channels, T* to, int64_t pitch) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t e = 0; e < n; e += L, from += L * pixel_bytes, to += L * pitch)
-        for (int64_t c = 0; c < channels; c += L) {
-            Vec<T> square[L];
-            const int64_t count = smaller(L, channels - c), together = smaller(L, n - e);
-            FASTCV_UNROLL for (int64_t i = 0; i < L; i++) {
-                const char* row = from + (c + i) * channel_bytes;
-                square[i] = zero<T>();
-                if (i < count && pixel_bytes == int64_t(sizeof(T)))
-                    square[i] = load_first(reinterpret_cast<const T*>(row), together);
-                else if (i < count)
-                    for (int64_t j = 0; j < together; j++) square[i][j] = load_scalar<T>(row + j * pixel_bytes);
-            }
-            transpose<T>(square);
-            FASTCV_UNROLL for (int64_t j = 0; j < L; j++)
-                if (j < together) store(to + j * pitch + c, square[j]);
-        }
 }
 
 // `packed` may be null: the weights are then packed for this call.
@@ -286,7 +256,8 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
                     for (int64_t i = begin; i < end; i++) {
                         const Piece piece = piece_at(i);
                         gather_pixels(piece.from + panel / panels * channels * input.stride_bytes[1], pixels.from_column,
-                                      input.stride_bytes[1], piece.pixels, channels, copied + (i - begin) * PointwiseTiles::pixels * pitch, pitch);
+                                      input.stride_bytes[1], piece.pixels, channels, copied + (i - begin) * PointwiseTiles::pixels * pitch, pitch,
+                                      piece.from + PointwiseTiles::pixels * pixels.from_column);
                     }
                 for (int64_t c = 0; c < channels; c += part) multiply(begin, end, panel, c, smaller(channels, c + part));
             }

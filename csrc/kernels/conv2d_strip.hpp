@@ -6,40 +6,25 @@
 // dilation or padding: they read `strip + offset[depth]`. One strip holds a block of output rows that fits into half the
 // second-level cache, and serves all filters.
 //
-//   pixel lanes (small depth, any K)             channel lanes (deep layers on small planes)
-//          NV vectors of pixels                         NV vectors of filters
-//        +-----+-----+-----+                          +-----+-----+
-//   MT   |     |     |     |  weights are        MT   |     |     |  pixels are broadcast,
-//   fil- |     |     |     |  broadcast from     pix- |     |     |  packed weights are loaded;
-//   ters +-----+-----+-----+  where they lie     els  +-----+-----+  the tile is transposed on its way out
+//          NV vectors of pixels
+//        +-----+-----+-----+
+//   MT   |     |     |     |  weights are broadcast from where they lie; lanes that a row leaves empty run on into the next
+//   fil- |     |     |     |
+//   ters +-----+-----+-----+
 //
 // Why these tiles: 8 x 3 fills 28 of 32 registers and needs 11 loads for 24 multiply-adds; 4 x 6 serves layers with few
-// filters. On 16 registers it is 4 x 3. Planes whose pixels don't fill vectors (7 x 7 is 3.06 vectors) go to channel
-// lanes, where 14 pixels of a row fill a tile exactly. What did not matter when measured: cutting the depth into chunks,
-// a constant stride instead of the offset table, aligned strips.
+// filters. On 16 registers it is 4 x 3. Where many filters share a tile's pixels, the first tile leaves them in a panel for the others
+// (conv2d_strip_pixels.hpp). What did not matter when measured: cutting the depth into chunks, aligned strips. Deep sums on small
+// planes, and most strided windows, go to the channel lanes of conv2d_strip_channels.hpp.
 //
 // Contract: arguments were checked in Python. `output` overlaps nothing. Each output is one chain of fused multiply-adds in
 // a fixed order, whatever the blocks and threads.
 #pragma once
 
-#include "conv2d_strip_channels.hpp"
 #include "conv2d_strip_pixels.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
-
-// A 1x1 window over contiguous rows sees one long row.
-static Conv2dShape flatten_pointwise(const Conv2dShape& s, Tensor& input, Tensor& output) {
-    const bool pointwise = s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
-                           s.P == s.H && s.Q == s.W;
-    if (!pointwise || input.stride_bytes[2] != s.W * input.stride_bytes[3] ||
-        output.stride_bytes[2] != s.Q * output.stride_bytes[3])
-        return s;
-    Conv2dShape flat = s;
-    flat.H = flat.P = 1;
-    flat.W = flat.Q = s.H * s.W;
-    return flat;
-}
 
 // Windows that cover the plane give one output an image: then images are the pixels of one long row, and values of an image its channels,
 // in the same order. Pixel lanes would else be full of one pixel, and read all weights for every image.
@@ -93,13 +78,11 @@ static Weights copy_weights(const Conv2dShape& s, const Weights& w, T* to) {
     return copy;
 }
 
-// Pixel lanes read `weight`; channel lanes read `packed`.
 template <class T>
-static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tensor input, Weights weight, const T* packed,
-                           Tensor output, const Epilogue& epilogue) {
+static Status conv2d_strip_pixels(const Conv2dShape& original, Tensor input, Weights weight, Tensor output, const Epilogue& epilogue) {
     constexpr int64_t L = kLanes<T>;
     StripCall<T> c;
-    c.shape = flatten_pointwise(channel_lanes ? original : flatten_whole_planes(original, input, weight, output), input, output);
+    c.shape = flatten_pointwise(flatten_whole_planes(original, input, weight, output), input, output);
     const Conv2dShape& s = c.shape;
     c.input = input;
     c.output = output;
@@ -111,21 +94,19 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     const int64_t size = int64_t(sizeof(T));
     c.rows_stored = output.stride_bytes[3] == size && output.stride_bytes[2] % size == 0;
     c.in_place = s.H == 1 && s.R == 1 && s.S == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.P == 1 &&
-                 s.Q == s.W &&
-                 s.Q >= (channel_lanes ? 1 : L) && input.stride_bytes[3] == size && input.stride_bytes[1] % size == 0 &&
+                 s.Q == s.W && s.Q >= L && input.stride_bytes[3] == size && input.stride_bytes[1] % size == 0 &&
                  input.stride_bytes[1] >= 0 && input.stride_bytes[1] / size * c.channels() < INT32_MAX;
     if (!c.in_place && strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
     const int threads = threads_for(2 * multiply_adds(s));
-    c.blocks = cut_into_blocks<T>(s, c.y, c.x, threads, c.in_place);
+    c.blocks = cut_into_blocks<T>(s, c.y, c.x, threads, c.in_place, 2 * StripTiles<T>::filters);
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
     if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;
 
-    const int64_t panels = ceil_div(c.filters(), 2 * L);
-    const int64_t biases = channel_lanes ? s.G * panels * 2 * L : s.K + L;
-    const bool copied_weights = !channel_lanes && !readable_in_place<T>(s, weight);
+    const int64_t biases = s.K + L;
+    const bool copied_weights = !readable_in_place<T>(s, weight);
     const bool even_steps = weight.channel_bytes == s.R * s.S * size && (s.R == 1 || weight.row_bytes == s.S * size) &&
                             (s.S == 1 || weight.column_bytes == size);
-    c.panels = !channel_lanes && (copied_weights || even_steps) && panels_pay<T>(c.filters(), c.depth);
+    c.panels = (copied_weights || even_steps) && panels_pay<T>(c.filters(), c.depth);
     const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);
     const int64_t bias_bytes = round_up(biases * size, 64);
     const int64_t weight_bytes = copied_weights ? round_up(s.K * c.depth * size, 64) : 0;
@@ -135,7 +116,6 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
     if (!scratch.data()) return Status::out_of_memory;
 
     DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data());
-    int32_t* offset = reinterpret_cast<int32_t*>(scratch.data());
     T* bias = reinterpret_cast<T*>(scratch.data() + offset_bytes);
     T* copied = reinterpret_cast<T*>(scratch.data() + offset_bytes + bias_bytes);
     char* per_thread = scratch.data() + offset_bytes + bias_bytes + weight_bytes;
@@ -146,20 +126,12 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
         const int64_t r = tap / s.S, t = tap % s.S, at = c.in_place ? 0 : c.strip.offset(r, t);
         const int64_t weight_at = r * c.weight.row_bytes + t * c.weight.column_bytes;
         for (int64_t ch = 0; ch < c.channels(); ch++)
-            if (channel_lanes)
-                offset[tap * c.channels() + ch] = int32_t(at + ch * from_channel);
-            else
-                step[ch * window + tap] = {int32_t(at + ch * from_channel), int32_t((ch * c.weight.channel_bytes + weight_at) / size)};
+            step[ch * window + tap] = {int32_t(at + ch * from_channel), int32_t((ch * c.weight.channel_bytes + weight_at) / size)};
     }
-    for (int64_t i = 0; i < biases; i++) bias[i] = 0;
-    if (epilogue.bias)
-        for (int64_t k = 0; k < s.K; k++)
-            bias[channel_lanes ? k / c.filters() * panels * 2 * L + k % c.filters() : k] =
-                load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+    for (int64_t i = 0; i < biases; i++)
+        bias[i] = epilogue.bias && i < s.K ? load_scalar<T>(epilogue.bias + i * epilogue.bias_stride_bytes) : T(0);
     c.step = step;
-    c.offset = offset;
     c.bias = bias;
-    c.packed = packed;
 
     const int64_t items = s.N * s.G * c.blocks.per_image() * c.blocks.filter_parts;
     parallel(threads, [&](Team team) {
@@ -168,18 +140,15 @@ static Status conv2d_strip(const Conv2dShape& original, bool channel_lanes, Tens
         T* buffer = reinterpret_cast<T*>(mine + list_bytes);
         const T* strip = nullptr;
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
-            const Block b = block_at(c, item / c.blocks.filter_parts);
+            const Block b = block_at(c.blocks, s.G, item / c.blocks.filter_parts);
             const int64_t part = item % c.blocks.filter_parts;
-            const int64_t step = channel_lanes ? 2 * L : StripTiles<T>::filters;
-            const int64_t tiles = ceil_div(c.filters(), step);
-            const int64_t first = tiles * part / c.blocks.filter_parts * step;
-            const int64_t last = smaller(c.filters(), tiles * (part + 1) / c.blocks.filter_parts * step);
+            constexpr int64_t tall = StripTiles<T>::filters;
+            const int64_t tiles = ceil_div(c.filters(), tall);
+            const int64_t first = tiles * part / c.blocks.filter_parts * tall;
+            const int64_t last = smaller(c.filters(), tiles * (part + 1) / c.blocks.filter_parts * tall);
             // A block's filters in parts follow one another: what the last one filled may serve the next.
             if (item == team.begin(items) || part == 0) strip = strip_of_block(c, b, buffer);
-            if (channel_lanes)
-                channel_lane_block(c, b, strip, first, last);
-            else
-                pixel_lane_block(c, b, strip, buffer + c.strip_elements(), list, first, last);
+            pixel_lane_block(c, b, strip, buffer + c.strip_elements(), list, first, last);
         }
     });
     return Status::ok;

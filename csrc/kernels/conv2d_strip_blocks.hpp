@@ -17,6 +17,19 @@ constexpr int64_t kStripBytes = 512 * 1024;  // half of a second-level cache of 
 constexpr int64_t kVectorsPerBlock = 2048;   // bounds the position list
 constexpr double kFillVector = 20;           // multiply-adds that take as long as to copy a vector from beyond the L2 cache
 
+// A 1x1 window over contiguous rows sees one long row.
+static Conv2dShape flatten_pointwise(const Conv2dShape& s, Tensor& input, Tensor& output) {
+    const bool pointwise = s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
+                           s.P == s.H && s.Q == s.W;
+    if (!pointwise || input.stride_bytes[2] != s.W * input.stride_bytes[3] ||
+        output.stride_bytes[2] != s.Q * output.stride_bytes[3])
+        return s;
+    Conv2dShape flat = s;
+    flat.H = flat.P = 1;
+    flat.W = flat.Q = s.H * s.W;
+    return flat;
+}
+
 template <class T>
 struct StripTiles {
     static constexpr int filters = kManyRegisters ? 8 : 4;
@@ -31,6 +44,7 @@ constexpr int64_t kPanelPitch = StripTiles<T>::vectors * kLanes<T>;
 
 // How a convolution is cut into blocks of outputs, and the blocks' filters into parts, for so many threads.
 struct StripBlocks {
+    int64_t height, width;              // outputs of a plane
     int64_t rows, columns;              // outputs of a block
     int64_t row_blocks, column_blocks;
     int64_t filter_parts;
@@ -39,12 +53,15 @@ struct StripBlocks {
 };
 
 template <class T>
-static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Axis& x, int threads, bool in_place) {
+static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Axis& x, int threads, bool in_place,
+                                   int64_t filters_of_tile) {
     constexpr int64_t L = kLanes<T>;
     const int64_t channels = s.C / s.G, filters = s.K / s.G;
     const int64_t slots = y.slots() * x.slots();
     const int64_t row_bytes = in_place ? 0 : channels * slots * (x.output + x.steps()) * int64_t(sizeof(T));
     StripBlocks b;
+    b.height = y.output;
+    b.width = x.output;
     // Whole rows, as many as fit; a block narrower than the plane only where not even a window's rows fit.
     b.columns = x.output;
     const int64_t fitting = row_bytes ? kStripBytes / row_bytes : y.output + y.steps();
@@ -75,7 +92,7 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
         const double wasted = double(ceil_div(outputs_left, L) * L * more) / double(y.output * x.output) - 1;
         // A vector of outputs and a channel: `slots` vectors to fill, filters * taps multiply-adds.
         const double filling = in_place ? 0 : kFillVector * double(slots) / double(filters * s.R * s.S);
-        const bool share = filters >= 2 * StripTiles<T>::filters * threads;
+        const bool share = filters >= filters_of_tile * threads;
         if (more <= lines && (!share || wasted <= filling * double(threads - 1)))
             cuts = more;
         else if (share)
@@ -90,6 +107,12 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
     return b;
 }
 
+// The channels of a group of an image.
+static inline Planes planes_of(const Conv2dShape& s, const Tensor& input, int64_t n, int64_t g) {
+    const int64_t* b = input.stride_bytes;
+    return {input.data + n * b[0] + g * (s.C / s.G) * b[1], b[1], b[2], b[3]};
+}
+
 // Everything that a call prepares once and its threads share.
 template <class T>
 struct StripCall {
@@ -102,11 +125,9 @@ struct StripCall {
     bool panels;                // a tile's pixels are copied, step by step of the depth, before they are multiplied
     bool rows_stored;           // outputs of a row are contiguous
     int64_t depth;
-    Weights weight;             // pixel lanes: any strides that are whole elements
-    const T* packed;            // channel lanes
+    Weights weight;             // any strides that are whole elements
     const T* bias;              // K elements, and zeros up to a whole tile
-    const DepthStep* step;      // pixel lanes
-    const int32_t* offset;      // channel lanes
+    const DepthStep* step;
     Activation activation;
     T slope;
 
@@ -117,10 +138,6 @@ struct StripCall {
     // What a thread has to hold: a strip, and a panel behind it.
     int64_t strip_elements() const { return in_place ? 0 : round_up(strip.elements, kLanes<T>); }
     int64_t buffer_elements() const { return strip_elements() + (panels ? depth * kPanelPitch<T> : 0); }
-    Planes planes(int64_t n, int64_t g) const {
-        const char* data = input.data + n * input.stride_bytes[0] + g * channels() * input.stride_bytes[1];
-        return {data, input.stride_bytes[1], input.stride_bytes[2], input.stride_bytes[3]};
-    }
     char* output_plane(int64_t n, int64_t filter) const {
         return output.data + n * output.stride_bytes[0] + filter * output.stride_bytes[1];
     }
@@ -131,25 +148,23 @@ struct Block {
     int64_t n, g, y, x, rows, columns;
 };
 
-template <class T>
-static Block block_at(const StripCall<T>& c, int64_t index) {
-    const StripBlocks& b = c.blocks;
+static inline Block block_at(const StripBlocks& b, int64_t groups, int64_t index) {
     Block block;
     block.x = index % b.column_blocks * b.columns;
     index /= b.column_blocks;
     block.y = index % b.row_blocks * b.rows;
     index /= b.row_blocks;
-    block.g = index % c.shape.G;
-    block.n = index / c.shape.G;
-    block.rows = smaller(b.rows, c.y.output - block.y);
-    block.columns = smaller(b.columns, c.x.output - block.x);
+    block.g = index % groups;
+    block.n = index / groups;
+    block.rows = smaller(b.rows, b.height - block.y);
+    block.columns = smaller(b.columns, b.width - block.x);
     return block;
 }
 
 // Where a block reads from: its filled strip, or the input itself.
 template <class T>
 static const T* strip_of_block(const StripCall<T>& c, const Block& b, T* buffer) {
-    const Planes in = c.planes(b.n, b.g);
+    const Planes in = planes_of(c.shape, c.input, b.n, b.g);
     if (c.in_place) return reinterpret_cast<const T*>(in.data) + b.x;
     fill_strip(c.strip, buffer, in, b.y, b.x, b.rows + c.y.steps());
     return buffer;

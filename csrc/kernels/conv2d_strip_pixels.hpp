@@ -2,10 +2,12 @@
 //
 // A 1x1 window with stride 1 and no padding needs no strip: its offsets step through the input itself, and the last
 // vector of a plane is moved back so that it ends with the plane. But there a channel is a page away from the next, and vectors
-// begin anywhere, for which a core with two multiply-adds a cycle waits; and steps through a strip are read from a table. Where many
-// filters share the cost, the pixels of a tile are copied to a panel [step of the depth][vector], which all of them go through in even
-// steps, as through their weights. On two threads, in place, 256 to 256 channels on 64 x 64 took 2.09 ms and take 1.80; from strips, 256
-// to 512 on 56 x 56, 1 x 1 stride 2, 0.86 and 0.78, 3 to 64 on 224 x 224, 7 x 7 stride 2, 0.85 and 0.75.
+// begin anywhere, for which a core with two multiply-adds a cycle waits; and steps through a strip are read from a table. Where there
+// are many filters, the first tile of them leaves its pixels in a panel [step of the depth][vector], which the others go through in even
+// steps, as through their weights. On two threads, in place, 256 to 256 channels on 64 x 64 took 2.09 ms and take 1.80; from strips, 3 to
+// 64 on 224 x 224, 7 x 7 stride 2, 0.85 and 0.75. Copying them apart from multiplying took 11 x 11 windows with stride 4 10% more.
+//
+// While they multiply, tiles in place ask for the pixels of the next panel: 256 to 64 channels on 56 x 56 takes 5% less.
 //
 // A tile asks for the lines that it will write while it multiplies. Where it is done before they come, it asks for the next tile's:
 // on two threads, 3 to 64 channels on 224 x 224 took 0.83 ms and take 0.75, 1 to 64 on 188 x 188 0.29 and 0.24.
@@ -36,6 +38,7 @@ struct PixelTile {
     int64_t filter_stride;
     const T* strip;
     const DepthStep* step;
+    T* panel;                     // where a tile that reads the strip leaves the panel for the others, if not null
     const PixelVector* vectors;
     const T* bias;
     char* output;                 // filter 0 of this tile
@@ -44,6 +47,7 @@ struct PixelTile {
     T slope;
     const PixelVector* prefetched;  // vectors of outputs that this tile asks the caches for
     int prefetched_count;
+    Requests requests;
 };
 
 // From a panel, whose depth has even steps in weights and pixels, or from a strip.
@@ -55,11 +59,15 @@ FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
         for (int i = 0; i < MT; i++)
             __builtin_prefetch(t.output + i * t.output_filter_bytes + t.prefetched[j].output * int64_t(sizeof(T)), 1, 3);
     if constexpr (Panel) {
-        strided_product<T, MT, NV>(acc, t.depth, {t.weight, t.filter_stride, 1, t.strip, kLanes<T>, kPanelPitch<T>});
+        strided_product_with_requests<T, MT, NV, 3>(
+            acc, t.depth, {t.weight, t.filter_stride, 1, t.panel, kLanes<T>, kPanelPitch<T>}, t.requests);
     } else {
         const T* pixels[NV];
         FASTCV_UNROLL for (int j = 0; j < NV; j++) pixels[j] = t.strip + t.vectors[j].strip;
-        pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
+        if (NV <= StripTiles<T>::vectors && t.panel)
+            pixel_lanes<T, MT, NV, true>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step, t.panel, kPanelPitch<T>);
+        else
+            pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
     }
     if (t.activation != Activation::none)
         FASTCV_UNROLL for (int i = 0; i < MT; i++)
@@ -157,14 +165,6 @@ template <class T>
 static bool panels_pay(int64_t rows, int64_t depth) {
     return rows >= kRowsOfPanel && depth >= 64 && depth <= kPanelBytes / (kPanelPitch<T> * int64_t(sizeof(T)));
 }
-// Copies a tile's pixels to a panel, [step of the depth][vector].
-template <class T>
-static void fill_panel(const StripCall<T>& c, const T* pixels, const PixelVector* list, int64_t vectors, T* panel) {
-    for (int64_t k = 0; k < c.depth; k++, panel += kPanelPitch<T>) {
-        const T* from = pixels + c.step[k].pixel;
-        for (int64_t j = 0; j < vectors; j++) store(panel + j * kLanes<T>, load(from + list[j].strip));
-    }
-}
 
 // Tiles whose rows can't be stored as vectors. Where filters are contiguous (channels-last), squares are transposed and stored pixel by
 // pixel; else lane by lane.
@@ -220,15 +220,16 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
     PixelTile<T> t;
     t.depth = c.depth;
     t.filter_stride = c.weight.filter_bytes / int64_t(sizeof(T));
-    t.strip = c.panels ? panel : strip;
+    t.strip = strip;
+    t.panel = c.panels ? panel : nullptr;
     t.step = c.step;
     t.activation = c.activation;
     t.slope = c.slope;
     const bool next_tiles_outputs = c.depth < kDepthThatHidesOutputs;
-    const auto find = c.panels ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
+    const int64_t heights = ceil_div(last_filter - first_filter, height);
     for (int64_t v0 = 0; v0 < count; v0 += sweep) {
         const int64_t v1 = smaller(count, v0 + sweep);
-        if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, panel);
+        const int64_t v2 = smaller(count, v1 + sweep);
         for (int64_t k = first_filter; k < last_filter; k += height) {
             const int64_t tall = smaller(height, last_filter - k);
             const int64_t filter = b.g * c.filters() + k;
@@ -238,12 +239,15 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
             for (int64_t v = v0, wide; v < v1; v += wide) {
                 wide = smaller(width, v1 - v);
                 t.vectors = list + v;
-                if (c.panels) {
-                    t.vectors = vectors;
-                    for (int64_t j = 0; j < wide; j++) {
-                        vectors[j] = list[v + j];
-                        vectors[j].strip = j * L;
-                    }
+                const bool from_panel = c.panels && k > first_filter;
+                const auto find = from_panel ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
+                t.requests = {};
+                if (from_panel && c.in_place && v2 > v1) {
+                    const int64_t tile = (k - first_filter) / height - 1, step = c.from_channel(), steps = ceil_div(c.depth, heights - 1);
+                    t.requests.rows = ceil_div(steps * kStepsBetweenRequests, c.depth);
+                    t.requests.row_bytes = step * int64_t(sizeof(T));
+                    t.requests.at = reinterpret_cast<const char*>(strip + list[v1].strip + L - 1 + tile * steps * step);
+                    t.requests.lines = v2 - v1;
                 }
                 if (c.rows_stored) {
                     t.output = output;

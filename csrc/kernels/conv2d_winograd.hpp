@@ -583,7 +583,7 @@ static Status conv2d_winograd(const Conv2dShape& s, int tile, Tensor input, cons
         Tensor from = input, to = output;
         from.data += n * input.stride_bytes[0];
         to.data += n * output.stride_bytes[0];
-        return conv2d_strip<T>(sample, false, from, weight, nullptr, to, epilogue);
+        return conv2d_strip_pixels<T>(sample, from, weight, to, epilogue);
     });
 }
 

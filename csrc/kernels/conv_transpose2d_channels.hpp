@@ -14,7 +14,6 @@
 // at 1024 channels, are read once for all of them.
 #pragma once
 
-#include "conv2d_strip_channels.hpp"
 #include "conv_transpose2d_phases.hpp"
 
 namespace fastcv::FASTCV_ISA {
@@ -22,6 +21,44 @@ namespace {
 
 constexpr int64_t kImagesBytes = 2 * 1024 * 1024;  // of strips side by side
 constexpr int64_t kTilesBytes = 256 * 1024;        // of products that wait for the other phases', or else one row of one image
+
+// Depth runs (r, s, k): rows of the window that see only padding cut it short at either end. The tile is
+// [image][pixel][2 * lanes].
+template <class T>
+struct ChannelTile {
+    int64_t depth;
+    const T *packed, *pixels;
+    int64_t image_stride;
+    const int32_t* offset;
+    const T* bias;
+    T* tile;
+    Activation activation;
+    T slope;
+};
+
+template <class T, int MT, int NV, int IMAGES = 1>
+FASTCV_NOINLINE void channel_tile(const ChannelTile<T>& t) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MT][NV];
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
+    channel_lanes<T, MT, NV, IMAGES>(acc, t.depth, t.packed, t.pixels, t.offset, t.image_stride);
+    if (t.activation != Activation::none)
+        FASTCV_UNROLL for (int i = 0; i < MT; i++)
+            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
+    FASTCV_UNROLL for (int i = 0; i < MT; i++)
+        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(t.tile + (2 * i + j) * L, acc[i][j]);
+}
+
+template <class T>
+using ChannelTileFunction = void (*)(const ChannelTile<T>&);
+
+template <class T, int MT = 1>
+static ChannelTileFunction<T> find_channel_tile(int64_t pixels, int64_t filters) {
+    if constexpr (MT < StripTiles<T>::pixels) {
+        if (pixels > MT) return find_channel_tile<T, MT + 1>(pixels, filters);
+    }
+    return filters > kLanes<T> ? channel_tile<T, MT, 2> : channel_tile<T, MT, 1>;
+}
 
 // A phase's product: weights [group][panel][tap][channel][2 * lanes] from `weight` on, and where its pixels lie.
 struct ChannelPhase {

@@ -262,17 +262,18 @@ struct PhaseCall {
     const T* weights;
 };
 
-// Some filters, all phases, at `wide` vectors of positions: rows[group][filter][phase][wide * lanes].
+// Some filters, all phases, at `wide` vectors of positions: rows[group][filter][phase][wide * lanes]. The first product over a panel that
+// is not null fills it for the others.
 template <class T>
-static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVector* list, int64_t wide, int64_t filter, int64_t tall,
-                           const T* row_bias, T* rows) {
+static void phase_products(const PhaseCall<T>& c, const T* strip, T* panel, bool& filled, const PixelVector* list, int64_t wide,
+                           int64_t filter, int64_t tall, const T* row_bias, T* rows) {
     constexpr int64_t L = kLanes<T>;
     using Tiles = StripTiles<T>;
     PixelVector vectors[Tiles::more_vectors];
-    for (int64_t j = 0; j < wide; j++) vectors[j] = {c.strip.panels ? j * L : list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
-    const auto find = c.strip.panels ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
+    for (int64_t j = 0; j < wide; j++) vectors[j] = {list[j].strip, j * L, 0, 0, (uint32_t(1) << L) - 1};
     PixelTile<T> t{};
     t.strip = strip;
+    t.panel = panel;
     t.vectors = vectors;
     t.output_filter_bytes = wide * L * int64_t(sizeof(T));
     t.activation = c.strip.activation;
@@ -287,7 +288,8 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, const PixelVec
             t.weight = c.weights + g.weight + (filter * g.count + r0) * g.depth;
             t.bias = row_bias + g.first * tall + r0;
             t.output = reinterpret_cast<char*>(rows + (g.first * tall + r0) * wide * L);
-            find(int(r1 - r0), int(wide))(t);
+            (panel && filled ? find_pixel_tile<T, true> : find_pixel_tile<T, false>)(int(r1 - r0), int(wide))(t);
+            filled = filled || t.depth;
         }
     }
 }
@@ -400,7 +402,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
-    c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, c.in_place);
+    c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, c.in_place, 2 * Tiles::filters);
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
 
     if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;
@@ -471,7 +473,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
         int64_t* step = reinterpret_cast<int64_t*>(mine + list_bytes + rows_bytes + row_bias_bytes + pointer_bytes);
         T* buffer = reinterpret_cast<T*>(mine + own_bytes);
         for (int64_t item = team.begin(items); item < team.end(items); item++) {
-            const Block b = block_at(c, item / c.blocks.filter_parts);
+            const Block b = block_at(c.blocks, s.G, item / c.blocks.filter_parts);
             const int64_t part = item % c.blocks.filter_parts, chunks = ceil_div(filters, chunk);
             const int64_t first = chunks * part / c.blocks.filter_parts * chunk;
             const int64_t last = smaller(filters, chunks * (part + 1) / c.blocks.filter_parts * chunk);
@@ -482,7 +484,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
             const int64_t sweep = c.panels ? width : kTilesPerSweep * width;
             for (int64_t v0 = 0; v0 < count; v0 += sweep) {
                 const int64_t v1 = smaller(count, v0 + sweep);
-                if (c.panels) fill_panel(c, strip, list + v0, v1 - v0, buffer);
+                bool filled = false;
                 for (int64_t k = first; k < last; k += chunk) {
                     const int64_t tall = smaller(chunk, last - k), filter = b.g * filters + k;
                     for (int64_t i = 0; i < call.groups; i++)
@@ -493,7 +495,7 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
                         PhaseRun run[kMostRuns<T>];
                         const int64_t runs = list_runs(call, b, list + v, wide, pitch, run);
                         if (prefetch) prefetch_runs(call, b, run, runs, filter, tall);
-                        phase_products(call, c.panels ? buffer : strip, list + v, wide, filter, tall, row_bias, rows);
+                        phase_products(call, strip, c.panels ? buffer : nullptr, filled, list + v, wide, filter, tall, row_bias, rows);
                         store_phases(call, b, run, runs, wide, filter, tall, rows, from, step);
                     }
                 }
