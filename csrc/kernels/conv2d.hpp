@@ -33,9 +33,10 @@ struct CostModel {
     static constexpr double output_tile = 90;
     static constexpr double gather_weight = 115, transform_weight = 95;  // of one vector of filters and one channel
     static constexpr double spread_weight = 450;     // more, where a call writes all transformed weights to memory
-    static constexpr double near_bytes = 16, far_bytes = 14;  // a cycle, of packed weights up to and beyond kNear
+    static constexpr double near_bytes = 24, far_bytes = 12;  // a cycle, of packed weights up to and beyond kNear
     static constexpr double kNear = 20e6;
-    // What Winograd's passes wait for each other, against products that run through. A machine with one multiply-add a cycle waits less.
+    // What Winograd's passes wait for each other, against products that run through; whole phases are few and wait little. A machine with
+    // one multiply-add a cycle waits less.
     static constexpr double waiting = 1.35;
     static constexpr double gigahertz = 4;         // for showing, not for choosing
 };
@@ -127,7 +128,7 @@ static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, 
     const double moves = (double(s.H * s.W) * double(layout.part_channels) + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
-    double cost = groups * (products + transforms + moves) * CostModel::waiting;
+    double cost = groups * (products + transforms + moves) * (tile > kWholePhases ? 1 : CostModel::waiting);
     const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, interleave, tile), 1);
     if (bytes > 512 * 1024 && !by_panel)
         cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
