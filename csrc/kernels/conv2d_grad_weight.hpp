@@ -14,6 +14,9 @@
 // Filter lanes: 9 taps x 3 vectors fill 31 of 32 registers and are one 3x3 window of one channel; x is read by broadcast.
 // Accumulators live over a block of rows and are then added to sum[panel][tap][filter], which is transposed into grad_weight last.
 //
+// 1 x 1 windows with stride 1 and no padding read the input where it lies: 256 to 64 channels on 56 x 56 takes 0.41 ms on two threads, and
+// took 0.71 over strips.
+//
 // Threads share out panels of filters, or channels; every sum runs over images and blocks in the same order whatever their number.
 #pragma once
 
@@ -35,6 +38,7 @@ struct GradWeightCall {
     Tensor grad_output, input, grad_weight;
     Axis y, x;
     Strip strip;           // of all channels of a part
+    bool in_place;         // 1x1: the input is its own strip
     int64_t block_rows;
     const int32_t* offset;
 
@@ -173,6 +177,17 @@ static Planes planes_of(const GradWeightCall<T>& c, int64_t n, const GradWeightP
     return {c.input.data + n * stride[0] + (part.g * c.channels() + part.first_channel) * stride[1], stride[1], stride[2], stride[3]};
 }
 
+// Where a block's taps are read: a filled strip, or the input itself.
+template <class T>
+static const T* strip_of_rows(const GradWeightCall<T>& c, int64_t n, const GradWeightPart& part, int64_t row, int64_t rows, T* buffer) {
+    const Planes in = planes_of(c, n, part);
+    if (c.in_place) return reinterpret_cast<const T*>(in.data + row * in.row_bytes);
+    Strip s = c.strip;
+    s.channels = part.last_channel - part.first_channel;
+    fill_strip(s, buffer, in, row, 0, rows + c.y.steps());
+    return buffer;
+}
+
 // One element of grad_weight.
 template <class T>
 FASTCV_INLINE void store_gradient(const GradWeightCall<T>& c, int64_t k, int64_t channel, int64_t tap, T value) {
@@ -182,26 +197,24 @@ FASTCV_INLINE void store_gradient(const GradWeightCall<T>& c, int64_t k, int64_t
 }
 
 template <class T>
-static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& part, T* strip, T* y, T* sum) {
+static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& part, T* buffer, T* y, T* sum) {
     constexpr int64_t L = kLanes<T>;
     const int64_t window = c.shape.R * c.shape.S, taps = (part.last_channel - part.first_channel) * window;
     const int64_t filters = part.last_filter - part.first_filter;
     const int64_t all_vectors = ceil_div(filters, L), panels = ceil_div(all_vectors, GradWeightTiles::vectors);
     const int64_t pieces = ceil_div(taps, GradWeightTiles::taps);
-    Strip s = c.strip;
-    s.channels = part.last_channel - part.first_channel;
     bool first = true;
     if (c.shape.N == 0 || c.y.output == 0 || c.x.output == 0) fill_zeros(sum, taps * round_up(filters, L));
     for (int64_t n = 0; n < c.shape.N; n++)
         for (int64_t row = 0; row < c.y.output; row += c.block_rows, first = false) {
             const int64_t rows = smaller(c.block_rows, c.y.output - row);
-            fill_strip(s, strip, planes_of(c, n, part), row, 0, rows + c.y.steps());
+            const T* strip = strip_of_rows(c, n, part, row, rows, buffer);
             for (int64_t panel = 0; panel < panels; panel++) {
                 const int64_t k = all_vectors * panel / panels * L, vectors = all_vectors * (panel + 1) / panels - k / L;
                 gather_filters(c, n, part.g * c.filters() + part.first_filter + k, filters - k, vectors * L, row, rows, y);
                 for (int64_t piece = 0; piece < pieces; piece++) {
                     const int64_t t0 = taps * piece / pieces, t1 = taps * (piece + 1) / pieces;
-                    find_tap_tile<T>(t1 - t0, vectors)(strip, c.offset + t0, s.pitch, y, rows, c.x.output,
+                    find_tap_tile<T>(t1 - t0, vectors)(strip, c.offset + t0, c.strip.pitch, y, rows, c.x.output,
                                                        sum + k * taps + t0 * vectors * L, first);
                 }
             }
@@ -236,20 +249,18 @@ static void filter_lane_part(const GradWeightCall<T>& c, const GradWeightPart& p
 }
 
 template <class T>
-static void pixel_lane_part(const GradWeightCall<T>& c, const GradWeightPart& part, T* strip, T* y, T* sum) {
+static void pixel_lane_part(const GradWeightCall<T>& c, const GradWeightPart& part, T* buffer, T* y, T* sum) {
     constexpr int64_t L = kLanes<T>;
     const int64_t window = c.shape.R * c.shape.S, taps = (part.last_channel - part.first_channel) * window;
     const int64_t filters = part.last_filter - part.first_filter;
     const int64_t at_once = smaller(filters, GradWeightTiles::dot_filters);
     const int64_t width = GradWeightTiles::dot_taps + (at_once == 1), pieces = ceil_div(taps, width);
-    Strip s = c.strip;
-    s.channels = part.last_channel - part.first_channel;
     fill_zeros(sum, filters * taps);
     const int64_t pitch = round_up(c.x.output, L), y_filter = c.block_rows * pitch;
     for (int64_t n = 0; n < c.shape.N; n++)
         for (int64_t row = 0; row < c.y.output; row += c.block_rows) {
             const int64_t rows = smaller(c.block_rows, c.y.output - row);
-            fill_strip(s, strip, planes_of(c, n, part), row, 0, rows + c.y.steps());
+            const T* strip = strip_of_rows(c, n, part, row, rows, buffer);
             for (int64_t k = 0, count; k < filters; k += count) {
                 count = smaller(at_once, filters - k);
                 for (int64_t f = 0; f < count; f++)
@@ -260,7 +271,7 @@ static void pixel_lane_part(const GradWeightCall<T>& c, const GradWeightPart& pa
                                  c.grad_output.stride_bytes[3], c.x.output);
                 for (int64_t piece = 0; piece < pieces; piece++) {
                     const int64_t t0 = taps * piece / pieces, t1 = taps * (piece + 1) / pieces;
-                    find_dot_tile<T>(count, t1 - t0)(strip, c.offset + t0, s.pitch, y, y_filter, pitch, rows, c.x.output,
+                    find_dot_tile<T>(count, t1 - t0)(strip, c.offset + t0, c.strip.pitch, y, y_filter, pitch, rows, c.x.output,
                                                      sum + k * taps + t0, taps);
                 }
             }
@@ -306,8 +317,14 @@ static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tenso
     const int64_t row_bytes = size * smaller(c.channels(), 64) * c.y.slots() * c.x.slots() * (s.Q + c.x.steps());
     const int64_t widest = filter_lanes ? GradWeightTiles::vectors * L : GradWeightTiles::dot_filters;
     const int64_t gradient_bytes = size * widest * round_up(s.Q, L);
-    c.block_rows = larger(1, smaller(s.P, smaller(kStripBytes / larger(1, row_bytes) - c.y.steps(), kStripBytes / 2 / larger(1, gradient_bytes))));
+    const int64_t* b = input.stride_bytes;
+    c.in_place = s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.P <= s.H &&
+                 s.Q <= s.W && b[3] == size && b[2] % size == 0 && b[1] % size == 0 && b[1] >= 0 &&
+                 double(b[1]) * double(c.channels()) < double(INT32_MAX);
+    const int64_t fitting = c.in_place ? s.P : kStripBytes / larger(1, row_bytes) - c.y.steps();
+    c.block_rows = larger(1, smaller(s.P, smaller(fitting, kStripBytes / 2 / larger(1, gradient_bytes))));
     c.strip = make_strip<T>(c.y, c.x, part_channels, c.block_rows, s.Q);
+    if (c.in_place) c.strip.pitch = b[2] / size, c.strip.channel = b[1] / size, c.strip.elements = 0;
     if (c.strip.elements > INT32_MAX) return Status::out_of_memory;
     const int64_t offset_bytes = round_up(part_channels * s.R * s.S * int64_t(sizeof(int32_t)), 64);
     const int64_t strip_bytes = round_up(c.strip.elements * size, 64);
@@ -318,7 +335,7 @@ static Status grad_weight_direct(const Conv2dShape& s, Tensor grad_output, Tenso
     if (!scratch.data()) return Status::out_of_memory;
     int32_t* offset = reinterpret_cast<int32_t*>(scratch.data());
     for (int64_t tap = 0; tap < s.R * s.S; tap++) {
-        const int64_t first = c.strip.offset(tap / s.S, tap % s.S);
+        const int64_t first = c.in_place ? 0 : c.strip.offset(tap / s.S, tap % s.S);
         for (int64_t ch = 0; ch < part_channels; ch++) offset[ch * s.R * s.S + tap] = int32_t(first + ch * c.strip.channel);
     }
     c.offset = offset;

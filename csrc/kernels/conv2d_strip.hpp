@@ -104,7 +104,7 @@ static Status conv2d_strip_pixels(const Conv2dShape& original, Tensor input, Wei
 
     const int64_t biases = s.K + L;
     const bool copied_weights = !readable_in_place<T>(s, weight);
-    const bool even_steps = weight.channel_bytes == s.R * s.S * size && (s.R == 1 || weight.row_bytes == s.S * size) &&
+    const bool even_steps = (s.R * s.S == 1 || weight.channel_bytes == s.R * s.S * size) && (s.R == 1 || weight.row_bytes == s.S * size) &&
                             (s.S == 1 || weight.column_bytes == size);
     c.panels = (copied_weights || even_steps) && panels_pay<T>(c.filters(), c.depth);
     const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);

@@ -35,7 +35,7 @@ template <class T>
 struct PixelTile {
     int64_t depth;
     const T* weight;
-    int64_t filter_stride;
+    int64_t filter_stride, weight_step;  // elements from filter to filter, and of a panel's product from step to step
     const T* strip;
     const DepthStep* step;
     T* panel;                     // where a tile that reads the strip leaves the panel for the others, if not null
@@ -60,7 +60,7 @@ FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
             __builtin_prefetch(t.output + i * t.output_filter_bytes + t.prefetched[j].output * int64_t(sizeof(T)), 1, 3);
     if constexpr (Panel) {
         strided_product_with_requests<T, MT, NV, 3>(
-            acc, t.depth, {t.weight, t.filter_stride, 1, t.panel, kLanes<T>, kPanelPitch<T>}, t.requests);
+            acc, t.depth, {t.weight, t.filter_stride, t.weight_step, t.panel, kLanes<T>, kPanelPitch<T>}, t.requests);
     } else {
         const T* pixels[NV];
         FASTCV_UNROLL for (int j = 0; j < NV; j++) pixels[j] = t.strip + t.vectors[j].strip;
@@ -220,6 +220,7 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
     PixelTile<T> t;
     t.depth = c.depth;
     t.filter_stride = c.weight.filter_bytes / int64_t(sizeof(T));
+    t.weight_step = c.shape.R * c.shape.S == 1 ? c.weight.channel_bytes / int64_t(sizeof(T)) : 1;
     t.strip = strip;
     t.panel = c.panels ? panel : nullptr;
     t.step = c.step;

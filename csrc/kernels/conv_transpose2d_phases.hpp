@@ -274,6 +274,7 @@ static void phase_products(const PhaseCall<T>& c, const T* strip, T* panel, bool
     PixelTile<T> t{};
     t.strip = strip;
     t.panel = panel;
+    t.weight_step = 1;
     t.vectors = vectors;
     t.output_filter_bytes = wide * L * int64_t(sizeof(T));
     t.activation = c.strip.activation;
