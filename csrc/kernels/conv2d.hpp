@@ -116,7 +116,7 @@ static double clipped_cost(const Conv2dShape& s, bool packed) {
 }
 
 template <class T>
-static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, int tile, bool packed) {
+static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, int tile, bool packed, double waiting) {
     constexpr double L = kLanes<T>;
     const WinogradWeights<T> layout(s, tile);
     const TileAxis y = tile_axis(vertical(s), tile, layout.window.y), x = tile_axis(horizontal(s), tile, layout.window.x);
@@ -128,7 +128,7 @@ static double winograd_cost(const Conv2dShape& s, const Interleave& interleave, 
     const double moves = (double(s.H * s.W) * double(layout.part_channels) + double(s.P * s.Q) * filters) / L * CostModel::transpose;
     const double bytes = double(layout.points) * channels * filters * size * groups;
     const double passes = tiles < 112 ? 1 : tiles / (s.dilation_h > 1 ? 112 : 56);  // as tiles_of_block() cuts
-    double cost = groups * (products + transforms + moves) * (tile > kWholePhases ? 1 : CostModel::waiting);
+    double cost = groups * (products + transforms + moves) * waiting;
     const bool by_panel = !packed && transforms_by_panel(WinogradCall<T>(s, interleave, tile), 1);
     if (bytes > 512 * 1024 && !by_panel)
         cost += passes * bytes / (bytes < CostModel::kNear ? CostModel::near_bytes : CostModel::far_bytes);
@@ -175,15 +175,17 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     const bool bounded = vertical(s).steps() < 4096 && horizontal(s).steps() < 4096;
     if (s.C == s.G && (s.K / s.G <= 2 || s.G >= 4) && bounded) best.kind = Conv2dChoice::depthwise;
     best.direct_cost = pixel_lane_cost<T>(s, last) * milliseconds;
+    const bool deep = s.C / s.G * s.R * s.S >= 64;
     // A plain call packs the weights for channel lanes, which takes some pixels to pay.
-    if (best.kind == Conv2dChoice::strip_pixels && fits_pixel_strip(s) && (packed || s.P * s.Q >= 8) && s.C / s.G * s.R * s.S >= 64) {
+    if (best.kind == Conv2dChoice::strip_pixels && fits_pixel_strip(s) && (packed || s.P * s.Q >= 8) && deep) {
         const double cost = channel_lane_cost<T>(s, last, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::strip_channels;
             best.direct_cost = cost;
         }
     }
-    if (best.kind != Conv2dChoice::depthwise && !last.input && s.stride_w == 1 && (s.dilation_h > 1 || s.dilation_w > 1) && s.C / s.G * s.R * s.S >= 64) {
+    const bool dilated = s.dilation_h > 1 || s.dilation_w > 1;
+    if (best.kind != Conv2dChoice::depthwise && !last.input && s.stride_w == 1 && dilated && deep) {
         const double cost = clipped_cost<T>(s, packed) * milliseconds;
         if (cost < best.direct_cost) {
             best.kind = Conv2dChoice::clipped;
@@ -204,7 +206,8 @@ static Conv2dChoice choose(const Conv2dShape& whole, Conv2dAlgorithm algorithm, 
     int tile = 0;
     const bool large = s.C / s.G * s.R * s.S >= kTermsOfLargeTiles || algorithm == Conv2dAlgorithm::winograd;
     const auto consider = [&](int t) {
-        const double cost = winograd_cost<T>(s, Interleave(s), t, packed) * milliseconds;
+        const double waiting = t > kWholePhases ? 1 : CostModel::waiting;
+        const double cost = winograd_cost<T>(s, Interleave(s), t, packed, waiting) * milliseconds;
         if (cost < best.winograd_cost) {
             best.winograd_cost = cost;
             tile = t;

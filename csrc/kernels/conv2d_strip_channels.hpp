@@ -158,7 +158,8 @@ static void channel_lane_block(const Conv2dShape& s, const PixelStrip<T>& strip,
                 const int64_t x = b.columns * piece / pieces, columns = b.columns * (piece + 1) / pieces - x;
                 t.pixels = pixels + y * t.part_stride + first * t.row_step + x * t.pixel_stride;
                 (rows == 2 ? find_two_row_tile<T>(columns) : find_window_tile<T>(columns, count))(t);
-                char* to = output.data + b.n * stride[0] + (b.g * filters + filter) * stride[1] + (b.y + y) * stride[2] + (b.x + x) * stride[3];
+                char* to = output.data + b.n * stride[0] + (b.g * filters + filter) * stride[1] + (b.y + y) * stride[2] +
+                           (b.x + x) * stride[3];
                 for (int64_t row = 0; row < rows; row++)
                     store_channel_tile(t.tile + row * columns * width, columns, count, to + row * stride[2], stride);
             }

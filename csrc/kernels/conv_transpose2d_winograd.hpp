@@ -92,11 +92,10 @@ static int winograd_tile_of_phases(const Conv2dShape& s, double direct, bool pac
     const PhasesAsFilters<T> phases(s);
     if (s.K / s.G < 8 || !phases.possible()) return 0;
     int best = 0;
-    direct *= CostModel::waiting;  // products wait for their phases to be interleaved, as Winograd's passes do
     // An output is a sum of so many terms, on average.
     const bool accurate = double(s.K / s.G * s.R * s.S) / double(phases.interleave.phases()) >= kTermsOfLargeTiles;
     for (int tile = smaller(accurate ? 4 : 3, WinogradWindow::largest_tile(phases.shape)); tile >= 2; tile--) {
-        const double cost = winograd_cost<T>(phases.shape, phases.interleave, tile, packed);
+        const double cost = winograd_cost<T>(phases.shape, phases.interleave, tile, packed, 1);  // direct products wait as well
         if (cost >= direct) continue;
         direct = cost;
         best = tile;
