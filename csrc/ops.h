@@ -2,7 +2,7 @@
 //
 // Glossary, the same letters in every file:
 //   N batch   C input channels   K filters   G groups   H x W input   R x S window   P x Q output   T tiles
-//   lane: one element of a vector register.   strip: a padded, phase-split copy of some input rows (strip.h).
+//   lane: one element of a vector register.   strip: a padded, phase-split copy of some input rows (strip.h), or of pixels with their channels side by side (pixel_strip.h).
 // Sizes count elements; a name that ends in _bytes counts bytes.
 #pragma once
 

@@ -93,14 +93,14 @@ static void copy_pixels(const char* from, int64_t pixel_bytes, int64_t n, int64_
     for (int64_t e = 0; e < n; e++) copy_row(to + e * pitch, from + e * pixel_bytes, size, channels);
 }
 
-// Fills the strip for outputs from (first_row, first_column) on.
+// Fills the strip for `rows` rows of outputs from (first_row, first_column) on.
 template <class T>
-static void fill_pixel_strip(const PixelStrip<T>& s, T* strip, const Planes& in, int64_t first_row, int64_t first_column) {
+static void fill_pixel_strip(const PixelStrip<T>& s, T* strip, const Planes& in, int64_t first_row, int64_t first_column, int64_t rows) {
     const int64_t left = first_column * s.window_x.stride - s.window_x.pad, room = s.window_x.input - 1 - left;
     const int64_t begin = left < 0 ? smaller(s.columns, ceil_div(-left, s.x.step)) : 0;
     const int64_t end = larger(begin, room < 0 ? 0 : smaller(s.columns, room / s.x.step + 1));
     const int64_t step = s.x.step * in.column_bytes;
-    for (int64_t r = 0; r < s.rows; r++) {
+    for (int64_t r = 0; r < s.y.length(rows, s.window_y.taps); r++) {
         const int64_t y = first_row * s.window_y.stride - s.window_y.pad + r * s.y.step;
         T* to = strip + r * s.row;
         if (y < 0 || y >= s.window_y.input) {

@@ -64,7 +64,8 @@ static double pixel_lane_cost(const Conv2dShape& s, ChannelsLast last) {
     const int64_t pitch = make_strip<T>(vertical(s), horizontal(s), 1, s.P, s.Q).pitch;
     const int64_t vectors = smaller(ceil_div(s.P * pitch, L), s.P * ceil_div(s.Q, L));
     const double stored = last.output ? double(s.P * s.Q * s.K) / L * 2 * CostModel::transpose : 0;
-    return double(vectors) * double(s.K) * depth * CostModel::pixel_multiply_add + fill_cost<T>(s, last) + stored;
+    const bool in_place = !last.input && s.R * s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && s.P == s.H && s.Q == s.W;
+    return double(vectors) * double(s.K) * depth * CostModel::pixel_multiply_add + (in_place ? 0 : fill_cost<T>(s, last)) + stored;
 }
 
 // Filling strips of pixels, whose blocks share the rows between their windows.
@@ -73,7 +74,7 @@ static double pixel_strip_cost(const Conv2dShape& s, ChannelsLast last) {
     const PixelStrip<T> whole(vertical(s), horizontal(s), s.C / s.G, s.P, s.Q);
     const double shared = double(larger(0, whole.rows - s.P * whole.y.stride));
     const double blocks = double(whole.elements()) * double(sizeof(T)) / double(kStripBytes);
-    const double rows = double(whole.rows) + larger(0.0, blocks - 1) * shared;
+    const double rows = double(whole.rows) + (blocks > 1 ? blocks - 1 : 0) * shared;
     return rows * double(whole.columns) * double(s.C) / kLanes<T> * (last.input ? CostModel::move : CostModel::gather);
 }
 

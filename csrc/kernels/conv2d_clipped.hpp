@@ -121,12 +121,7 @@ static Status conv2d_clipped(const Conv2dShape& s, Tensor input, const Weights& 
             for (int64_t c = 0; c < channels; c++)
                 offset[(r * s.S + t) * channels + c] =
                     int32_t(c * (input.stride_bytes[1] / size) + r * s.dilation_h * row_stride + t * s.dilation_w);
-    for (int64_t k = 0; k < s.G * panels * width; k++) {
-        const int64_t g = k / (panels * width), filter = k % (panels * width);
-        bias[k] = epilogue.bias && filter < filters
-                      ? load_scalar<T>(epilogue.bias + (g * filters + filter) * epilogue.bias_stride_bytes)
-                      : T(0);
-    }
+    fill_panel_bias(s, width, epilogue, bias);
     // A panel's weights stay in the second-level cache over all rows; rows are shared out where panels are few.
     const int64_t row_parts = s.N * s.G * panels >= 4 * threads ? 1 : smaller(s.P, 4 * threads);
     const int64_t items = s.N * s.G * panels * row_parts;

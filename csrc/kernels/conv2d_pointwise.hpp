@@ -31,6 +31,7 @@
 #include "../parallel.h"
 #include "../pixel_strip.h"
 #include "../tiles.h"
+#include "conv2d_strip_blocks.hpp"
 
 namespace fastcv::FASTCV_ISA {
 namespace {
@@ -186,10 +187,7 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
     if (!scratch.data()) return Status::out_of_memory;
     T* bias = reinterpret_cast<T*>(scratch.data());
     T* packed_here = reinterpret_cast<T*>(scratch.data() + bias_bytes);
-    for (int64_t i = 0; i < s.G * panels * width; i++) bias[i] = 0;
-    if (epilogue.bias)
-        for (int64_t k = 0; k < s.K; k++)
-            bias[k / filters * panels * width + k % filters] = load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes);
+    fill_panel_bias(s, width, epilogue, bias);
 
     const int64_t parts = ceil_div(channels * width * size, kPartBytes), part = ceil_div(channels, parts);
     // Work for the busiest thread, in units of an even share.
@@ -255,9 +253,9 @@ static Status conv2d_pointwise(const Conv2dShape& s, const Tensor& input, const 
                 if (!in_place && (panel == first_panel || panel % panels == 0))
                     for (int64_t i = begin; i < end; i++) {
                         const Piece piece = piece_at(i);
-                        gather_pixels(piece.from + panel / panels * channels * input.stride_bytes[1], pixels.from_column,
-                                      input.stride_bytes[1], piece.pixels, channels, copied + (i - begin) * PointwiseTiles::pixels * pitch, pitch,
-                                      piece.from + PointwiseTiles::pixels * pixels.from_column);
+                        const char* from = piece.from + panel / panels * channels * input.stride_bytes[1];
+                        gather_pixels(from, pixels.from_column, input.stride_bytes[1], piece.pixels, channels,
+                                      copied + (i - begin) * PointwiseTiles::pixels * pitch, pitch, from + piece.pixels * pixels.from_column);
                     }
                 for (int64_t c = 0; c < channels; c += part) multiply(begin, end, panel, c, smaller(channels, c + part));
             }

@@ -98,14 +98,15 @@ static Status conv2d_strip_pixels(const Conv2dShape& original, Tensor input, Wei
                  input.stride_bytes[1] >= 0 && input.stride_bytes[1] / size * c.channels() < INT32_MAX;
     if (!c.in_place && strip_too_large(c.y, c.x, c.channels())) return Status::out_of_memory;
     const int threads = threads_for(2 * multiply_adds(s));
-    c.blocks = cut_into_blocks<T>(s, c.y, c.x, threads, c.in_place, 2 * StripTiles<T>::filters);
+    c.blocks = cut_into_blocks<T>(s, c.y, c.x, threads, c.in_place, bytes_of_planar_strip<T>(s, c.y, c.x),
+                                  2 * StripTiles<T>::filters);
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
     if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;
 
     const int64_t biases = s.K + L;
     const bool copied_weights = !readable_in_place<T>(s, weight);
-    const bool even_steps = (s.R * s.S == 1 || weight.channel_bytes == s.R * s.S * size) && (s.R == 1 || weight.row_bytes == s.S * size) &&
-                            (s.S == 1 || weight.column_bytes == size);
+    const bool even_steps = (s.R * s.S == 1 || weight.channel_bytes == s.R * s.S * size) &&
+                            (s.R == 1 || weight.row_bytes == s.S * size) && (s.S == 1 || weight.column_bytes == size);
     c.panels = (copied_weights || even_steps) && panels_pay<T>(c.filters(), c.depth);
     const int64_t offset_bytes = round_up(c.depth * int64_t(sizeof(DepthStep)), 64);
     const int64_t bias_bytes = round_up(biases * size, 64);

@@ -52,23 +52,35 @@ struct StripBlocks {
     int64_t per_image() const { return row_blocks * column_blocks; }
 };
 
+// What a strip takes: so many bytes for a row of outputs, and as many again for each of `steps` rows that a window reaches beyond its
+// output's own. A row is its outputs' columns and `beyond` more.
+struct StripBytes {
+    int64_t row, steps, beyond;
+};
+template <class T>
+static StripBytes bytes_of_planar_strip(const Conv2dShape& s, const Axis& y, const Axis& x) {
+    const int64_t slots = y.slots() * x.slots();
+    return {s.C / s.G * slots * (x.output + x.steps()) * int64_t(sizeof(T)), y.steps(), x.steps()};
+}
+
 template <class T>
 static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Axis& x, int threads, bool in_place,
-                                   int64_t filters_of_tile) {
+                                   const StripBytes& strip, int64_t filters_of_tile) {
     constexpr int64_t L = kLanes<T>;
-    const int64_t channels = s.C / s.G, filters = s.K / s.G;
-    const int64_t slots = y.slots() * x.slots();
-    const int64_t row_bytes = in_place ? 0 : channels * slots * (x.output + x.steps()) * int64_t(sizeof(T));
+    const int64_t filters = s.K / s.G, row_bytes = in_place ? 0 : strip.row;
     StripBlocks b;
     b.height = y.output;
     b.width = x.output;
     // Whole rows, as many as fit; a block narrower than the plane only where not even a window's rows fit.
     b.columns = x.output;
-    const int64_t fitting = row_bytes ? kStripBytes / row_bytes : y.output + y.steps();
-    b.rows = larger(1, smaller(y.output, fitting - y.steps()));
-    if (fitting <= y.steps() && row_bytes * (y.steps() + 1) > 4 * kStripBytes) {
-        const int64_t column_bytes = row_bytes / (x.output + x.steps()) * (y.steps() + 1);
-        b.columns = smaller(x.output, larger(4 * L, round_up(larger(1, 2 * kStripBytes / column_bytes - x.steps()), L)));
+    const int64_t fitting = row_bytes ? kStripBytes / row_bytes : y.output + strip.steps;
+    b.rows = larger(1, smaller(y.output, fitting - strip.steps));
+    // Columns that several rows and columns of taps share are filled again for each block; a single row of pixels can be cut anywhere.
+    const int64_t most = y.output == 1 && strip.steps == 0 ? kStripBytes : 4 * kStripBytes;
+    if (fitting <= strip.steps && row_bytes * (strip.steps + 1) > most) {
+        const int64_t column_bytes = row_bytes / (x.output + strip.beyond) * (strip.steps + 1);
+        const int64_t some = smaller(most, 2 * kStripBytes) / larger(1, column_bytes) - strip.beyond;
+        b.columns = smaller(x.output, larger(4 * L, round_up(larger(1, some), L)));
     }
     const int64_t vectors_in_row = ceil_div(b.columns, L) + 1;
     if (vectors_in_row > kVectorsPerBlock) {
@@ -91,7 +103,7 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
         const int64_t outputs_left = y.output > 1 ? ceil_div(lines, more) * x.output : ceil_div(lines, more) * L;
         const double wasted = double(ceil_div(outputs_left, L) * L * more) / double(y.output * x.output) - 1;
         // A vector of outputs and a channel: `slots` vectors to fill, filters * taps multiply-adds.
-        const double filling = in_place ? 0 : kFillVector * double(slots) / double(filters * s.R * s.S);
+        const double filling = in_place ? 0 : kFillVector * double(y.slots() * x.slots()) / double(filters * s.R * s.S);
         const bool share = filters >= filters_of_tile * threads;
         if (more <= lines && (!share || wasted <= filling * double(threads - 1)))
             cuts = more;
@@ -105,6 +117,16 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
     b.row_blocks = ceil_div(y.output, b.rows);
     b.column_blocks = ceil_div(x.output, b.columns);
     return b;
+}
+
+// The bias of whole panels of so many filters, zeros behind a group's last.
+template <class T>
+static void fill_panel_bias(const Conv2dShape& s, int64_t width, const Epilogue& epilogue, T* bias) {
+    const int64_t filters = s.K / s.G, padded = round_up(filters, width);
+    for (int64_t i = 0; i < s.G * padded; i++) {
+        const int64_t k = i / padded * filters + i % padded;
+        bias[i] = epilogue.bias && i % padded < filters ? load_scalar<T>(epilogue.bias + k * epilogue.bias_stride_bytes) : T(0);
+    }
 }
 
 // The channels of a group of an image.
@@ -122,7 +144,7 @@ struct StripCall {
     StripBlocks blocks;
     Strip strip;
     bool in_place;              // 1x1: the input is its own strip
-    bool panels;                // a tile's pixels are copied, step by step of the depth, before they are multiplied
+    bool panels;                // the first tile over some pixels leaves them in a panel for the others
     bool rows_stored;           // outputs of a row are contiguous
     int64_t depth;
     Weights weight;             // any strides that are whole elements

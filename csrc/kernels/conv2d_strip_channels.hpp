@@ -7,7 +7,7 @@
 //   pixels  +----------+----------+   transposed on its way out
 //
 // Over a planar strip each step of the depth read another page: on two threads 256 channels on 28 x 28, 3 x 3 stride 2, to 256 filters
-// took 0.94 ms and take 0.77, 512 on 14 x 14 1.22 and 0.86, 128 on 17 x 17, 5 x 5, 0.76 and 0.69. Rows of the window that see only
+// took 0.94 ms and take 0.73, 512 on 14 x 14 1.22 and 0.80, 128 on 17 x 17, 5 x 5, 0.76 and 0.69. Rows of the window that see only
 // padding are skipped. Rows of few pixels go two to a tile.
 #pragma once
 
@@ -57,11 +57,11 @@ static WindowTileFunction<T> find_window_tile(int64_t pixels, int64_t filters) {
 }
 // Of so many pixels in each of two rows.
 template <class T, int MT = 1>
-static WindowTileFunction<T> find_two_row_tile(int64_t pixels) {
+static WindowTileFunction<T> find_two_row_tile(int64_t pixels, int64_t filters) {
     if constexpr (MT < StripTiles<T>::pixels / 2) {
-        if (pixels > MT) return find_two_row_tile<T, MT + 1>(pixels);
+        if (pixels > MT) return find_two_row_tile<T, MT + 1>(pixels, filters);
     }
-    return window_tile<T, 2 * MT, 2, 2>;
+    return filters > kLanes<T> ? window_tile<T, 2 * MT, 2, 2> : window_tile<T, 2 * MT, 1, 2>;
 }
 
 // tile[pixel][filter] -> output; NCHW rows are written after a transpose.
@@ -157,7 +157,7 @@ static void channel_lane_block(const Conv2dShape& s, const PixelStrip<T>& strip,
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t x = b.columns * piece / pieces, columns = b.columns * (piece + 1) / pieces - x;
                 t.pixels = pixels + y * t.part_stride + first * t.row_step + x * t.pixel_stride;
-                (rows == 2 ? find_two_row_tile<T>(columns) : find_window_tile<T>(columns, count))(t);
+                (rows == 2 ? find_two_row_tile<T> : find_window_tile<T>)(columns, count)(t);
                 char* to = output.data + b.n * stride[0] + (b.g * filters + filter) * stride[1] + (b.y + y) * stride[2] +
                            (b.x + x) * stride[3];
                 for (int64_t row = 0; row < rows; row++)
@@ -173,6 +173,14 @@ static bool fits_pixel_strip(const Conv2dShape& s) {
     return PixelAxis(y).stride <= 2 * s.R && PixelAxis(x).stride <= 2 * s.S;
 }
 
+template <class T>
+static StripBytes bytes_of_pixel_strip(const Conv2dShape& s, const Axis& y, const Axis& x) {
+    const PixelStrip<T> row(y, x, s.C / s.G, 1, s.Q);
+    const int64_t beyond = row.columns - s.Q * row.x.stride;
+    return {row.y.stride * row.row * int64_t(sizeof(T)), larger(0, ceil_div(row.rows - row.y.stride, row.y.stride)),
+            larger(0, ceil_div(beyond, row.x.stride))};
+}
+
 // `packed` may be null: the weights are then packed for this call.
 template <class T>
 static Status conv2d_strip_channels(const Conv2dShape& original, Tensor input, const Weights& weight, const T* packed, Tensor output,
@@ -180,10 +188,10 @@ static Status conv2d_strip_channels(const Conv2dShape& original, Tensor input, c
     constexpr int64_t L = kLanes<T>, width = 2 * L, size = int64_t(sizeof(T));
     const Conv2dShape s = flatten_pointwise(original, input, output);
     const Axis y = vertical(s), x = horizontal(s);
-    const int64_t channels = s.C / s.G, filters = s.K / s.G, panels = ceil_div(filters, width);
+    const int64_t channels = s.C / s.G, panels = ceil_div(s.K / s.G, width);
     if (strip_too_large(y, x, channels)) return Status::out_of_memory;
     const int threads = threads_for(2 * multiply_adds(s));
-    const StripBlocks blocks = cut_into_blocks<T>(s, y, x, threads, false, width);
+    const StripBlocks blocks = cut_into_blocks<T>(s, y, x, threads, false, bytes_of_pixel_strip<T>(s, y, x), width);
     const PixelStrip<T> strip(y, x, channels, blocks.rows, blocks.columns);
 
     const int64_t bias_bytes = round_up(s.G * panels * width * size, 64);
@@ -193,11 +201,7 @@ static Status conv2d_strip_channels(const Conv2dShape& original, Tensor input, c
     if (!scratch.data()) return Status::out_of_memory;
     T* bias = reinterpret_cast<T*>(scratch.data());
     T* fresh = reinterpret_cast<T*>(scratch.data() + bias_bytes);
-    for (int64_t i = 0; i < s.G * panels * width; i++) {
-        const int64_t g = i / (panels * width), filter = i % (panels * width);
-        bias[i] = epilogue.bias && filter < filters ? load_scalar<T>(epilogue.bias + (g * filters + filter) * epilogue.bias_stride_bytes)
-                                                    : T(0);
-    }
+    fill_panel_bias(s, width, epilogue, bias);
     const int64_t items = s.N * s.G * blocks.per_image() * blocks.filter_parts;
     parallel(threads, [&](Team team) {
         if (!packed) {
@@ -219,7 +223,7 @@ static Status conv2d_strip_channels(const Conv2dShape& original, Tensor input, c
             const int64_t part = item % blocks.filter_parts;
             // A block's filters in parts follow one another: what the last one filled may serve the next.
             if (item == team.begin(items) || part == 0)
-                fill_pixel_strip(strip, pixels, planes_of(s, input, b.n, b.g), b.y, b.x);
+                fill_pixel_strip(strip, pixels, planes_of(s, input, b.n, b.g), b.y, b.x, b.rows);
             channel_lane_block(s, strip, pixels, b, t, packed ? packed : fresh, bias, panels * part / blocks.filter_parts,
                                panels * (part + 1) / blocks.filter_parts, output);
         }

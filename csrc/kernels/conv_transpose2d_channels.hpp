@@ -36,9 +36,9 @@ struct ChannelTile {
     T slope;
 };
 
-template <class T, int MT, int NV, int IMAGES = 1>
+template <class T, int MT, int IMAGES = 1>
 FASTCV_NOINLINE void channel_tile(const ChannelTile<T>& t) {
-    constexpr int L = kLanes<T>;
+    constexpr int L = kLanes<T>, NV = 2;
     Vec<T> acc[MT][NV];
     FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
     channel_lanes<T, MT, NV, IMAGES>(acc, t.depth, t.packed, t.pixels, t.offset, t.image_stride);
@@ -52,14 +52,6 @@ FASTCV_NOINLINE void channel_tile(const ChannelTile<T>& t) {
 template <class T>
 using ChannelTileFunction = void (*)(const ChannelTile<T>&);
 
-template <class T, int MT = 1>
-static ChannelTileFunction<T> find_channel_tile(int64_t pixels, int64_t filters) {
-    if constexpr (MT < StripTiles<T>::pixels) {
-        if (pixels > MT) return find_channel_tile<T, MT + 1>(pixels, filters);
-    }
-    return filters > kLanes<T> ? channel_tile<T, MT, 2> : channel_tile<T, MT, 1>;
-}
-
 // A phase's product: weights [group][panel][tap][channel][2 * lanes] from `weight` on, and where its pixels lie.
 struct ChannelPhase {
     int64_t depth, weight;
@@ -69,6 +61,14 @@ struct ChannelPhase {
 // Pixels of a tile: no more than a square has.
 template <class T>
 constexpr int64_t kTilePixels = StripTiles<T>::pixels < kLanes<T> ? StripTiles<T>::pixels : kLanes<T>;
+
+template <class T, int MT = 1>
+static ChannelTileFunction<T> find_channel_tile(int64_t pixels) {
+    if constexpr (MT < kTilePixels<T>) {
+        if (pixels > MT) return find_channel_tile<T, MT + 1>(pixels);
+    }
+    return channel_tile<T, MT>;
+}
 
 template <class T>
 static int64_t panels_of_group(const Conv2dShape& s) {
@@ -163,7 +163,7 @@ static ChannelTileFunction<T> find_images_tile(int64_t pixels, int64_t images) {
     if constexpr (PIXELS * IMAGES + PIXELS <= most) {
         if (images > IMAGES) return find_images_tile<T, PIXELS, IMAGES + 1>(pixels, images);
     }
-    return channel_tile<T, PIXELS * IMAGES, 2, IMAGES>;
+    return channel_tile<T, PIXELS * IMAGES, IMAGES>;
 }
 
 // How a row of positions of several images is cut into tiles, which lie one behind the other, [image][pixel][2 * lanes] each.
@@ -245,7 +245,7 @@ static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t
                     tiles.for_each([&](int64_t n, int64_t some, int64_t x, int64_t pixels, int64_t at) {
                         t.pixels = strip + y * c.strip.pitch + n * c.strip.columns + x;
                         t.tile = to + at;
-                        (some > 1 ? find_images_tile<T>(pixels, some) : find_channel_tile<T>(pixels, width))(t);
+                        (some > 1 ? find_images_tile<T>(pixels, some) : find_channel_tile<T>(pixels))(t);
                     });
                 }
             }

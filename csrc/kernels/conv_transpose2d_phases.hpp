@@ -403,7 +403,8 @@ static Status conv_transpose2d_phases(const Conv2dShape& s, Tensor input, Tensor
     c.activation = epilogue.activation;
     c.slope = T(epilogue.slope);
     const int threads = threads_for(2 * multiply_adds(s));
-    c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, c.in_place, 2 * Tiles::filters);
+    c.blocks = cut_into_blocks<T>(c.shape, c.y, c.x, threads, c.in_place,
+                                  bytes_of_planar_strip<T>(c.shape, c.y, c.x), 2 * Tiles::filters);
     c.strip = make_strip<T>(c.y, c.x, c.channels(), c.blocks.rows, c.blocks.columns);
 
     if (!c.in_place && c.strip.elements > INT32_MAX) return Status::out_of_memory;

@@ -294,6 +294,8 @@ KINDS = (
     _case("clipped_strided", 14, 40, (25, 17), (3, 5), "", batch=2, stride=(2, 1),
           padding=(9, 10), dilation=(9, 5)),
     _case("channel_lanes_two_rows", 50, 70, (14, 13), 3, "", batch=2, stride=2, padding=1),
+    _case("channel_lanes_three_columns", 40, 70, (10, 6), 3, "", batch=2, stride=2, padding=1),
+    _case("channel_lanes_few_filters", 60, 7, (14, 13), 3, "", batch=2, stride=2, padding=1),
     _case("channel_lanes_pitch", 128, 37, (9, 35), 3, "", batch=2, stride=2, padding=(1, 0)),
     _case("channel_lanes_dilated", 24, 66, (15, 13), 3, "", batch=2, stride=2, padding=2,
           dilation=2),
