@@ -114,11 +114,13 @@ def kernel(case: Case, dtype: np.dtype, algorithm: str, packed: bool) -> str:
         case.weight_shape,
         case.output_shape,
         dtype.itemsize,
-        case.stride,
-        (top, left),
-        case.dilation,
-        case.groups,
-        ALGORITHMS[algorithm],
+        _core.Convolution(
+            case.stride,
+            (top, left),
+            case.dilation,
+            case.groups,
+            algorithm=ALGORITHMS[algorithm],
+        ),
         packed,
     )
     return name

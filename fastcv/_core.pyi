@@ -6,32 +6,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-class Conv2dPlan:
+class Convolution:
     def __init__(
         self,
-        weight: NDArray[Any],
-        bias: NDArray[Any] | None,
         stride: tuple[int, int],
         padding: tuple[int, int],
         dilation: tuple[int, int],
         groups: int,
-        activation: int,
-        slope: float,
-        algorithm: int,
+        activation: int = 0,
+        slope: float = 0.0,
+        algorithm: int = 0,
+    ) -> None: ...
+
+class Conv2dPlan:
+    def __init__(
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, convolution: Convolution
     ) -> None: ...
     def run(self, input: NDArray[Any], output: NDArray[Any]) -> None: ...
 
 class ConvTranspose2dPlan:
     def __init__(
-        self,
-        weight: NDArray[Any],
-        bias: NDArray[Any] | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-        activation: int,
-        slope: float,
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, convolution: Convolution
     ) -> None: ...
     def run(self, input: NDArray[Any], output: NDArray[Any]) -> None: ...
 
@@ -40,42 +35,26 @@ def conv2d(
     weight: NDArray[Any],
     bias: NDArray[Any] | None,
     output: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    activation: int,
-    slope: float,
-    algorithm: int,
+    convolution: Convolution,
 ) -> None: ...
 def conv2d_grad_input(
     grad_output: NDArray[Any],
     weight: NDArray[Any],
     grad_input: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    convolution: Convolution,
 ) -> None: ...
 def conv2d_grad_weight(
     grad_output: NDArray[Any],
     input: NDArray[Any],
     grad_weight: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    convolution: Convolution,
 ) -> None: ...
 def conv2d_choice(
     input_shape: tuple[int, int, int, int],
     weight_shape: tuple[int, int, int, int],
     output_shape: tuple[int, int, int, int],
     itemsize: int,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    algorithm: int,
+    convolution: Convolution,
     packed: bool,
 ) -> tuple[str, str]: ...
 def conv_transpose2d(
@@ -83,70 +62,65 @@ def conv_transpose2d(
     weight: NDArray[Any],
     bias: NDArray[Any] | None,
     output: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    activation: int,
-    slope: float,
+    convolution: Convolution,
 ) -> None: ...
 def conv_transpose2d_grad_input(
     grad_output: NDArray[Any],
     weight: NDArray[Any],
     grad_input: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    convolution: Convolution,
 ) -> None: ...
 def conv_transpose2d_grad_weight(
     grad_output: NDArray[Any],
     input: NDArray[Any],
     grad_weight: NDArray[Any],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    convolution: Convolution,
 ) -> None: ...
 def conv_transpose2d_choice(
     input_shape: tuple[int, int, int, int],
     weight_shape: tuple[int, int, int, int],
     output_shape: tuple[int, int, int, int],
     itemsize: int,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    convolution: Convolution,
     packed: bool,
 ) -> tuple[str, str]: ...
 def gram_matrix(input: NDArray[Any], output: NDArray[Any], scale: float) -> None: ...
 def gram_matrix_grad_input(
     grad_output: NDArray[Any], input: NDArray[Any], grad_input: NDArray[Any], scale: float
 ) -> None: ...
+
+class Attention:
+    def __init__(
+        self,
+        batch: tuple[int, ...],
+        heads: int,
+        kv_heads: int,
+        queries: int,
+        keys: int,
+        columns: int,
+        value_columns: int,
+        scale: float,
+        softcap: float,
+        left: int,
+        right: int,
+        bottom_right: bool,
+        dropout: float,
+        seed: int,
+    ) -> None: ...
+
 def scaled_dot_product_attention(
-    batch: tuple[int, ...],
-    heads: int,
-    kv_heads: int,
+    attention: Attention,
     query: NDArray[Any],
     key: NDArray[Any],
     value: NDArray[Any],
     mask: NDArray[Any] | None,
     kv_lengths: NDArray[Any] | None,
-    scale: float,
-    softcap: float,
-    left: int,
-    right: int,
-    bottom_right: bool,
-    dropout: float,
-    seed: int,
     output: NDArray[Any],
     lse: NDArray[Any] | None,
     weights: NDArray[Any] | None,
 ) -> None: ...
 def scaled_dot_product_attention_grad(
-    batch: tuple[int, ...],
-    heads: int,
-    kv_heads: int,
+    attention: Attention,
     query: NDArray[Any],
     key: NDArray[Any],
     value: NDArray[Any],
@@ -155,13 +129,6 @@ def scaled_dot_product_attention_grad(
     lse: NDArray[Any],
     mask: NDArray[Any] | None,
     kv_lengths: NDArray[Any] | None,
-    scale: float,
-    softcap: float,
-    left: int,
-    right: int,
-    bottom_right: bool,
-    dropout: float,
-    seed: int,
     grad_query: NDArray[Any],
     grad_key: NDArray[Any],
     grad_value: NDArray[Any],
@@ -193,9 +160,21 @@ def max_unpool2d_grad_input(
 
 kept_result_bytes: int
 
-def aligned_result(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]: ...
-def large_result(bytes: int) -> NDArray[np.uint8]: ...
-def plain_sizes(*args: Any) -> bool: ...
+class ResultLayout:
+    def __init__(
+        self, shape: Sequence[int], dtype: np.dtype[Any], channels_last: bool = False
+    ) -> None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def new(self) -> NDArray[Any]: ...
+    @staticmethod
+    def new_together(layouts: Sequence[ResultLayout]) -> tuple[NDArray[Any], ...]: ...
+
+class KnownCalls:
+    def __init__(self, sets: int = 64) -> None: ...
+    def find(self, call: tuple[Any, ...]) -> Any: ...
+    def keep(self, call: tuple[Any, ...], plan: object) -> None: ...
+
 def measure_peak(itemsize: int, threads: int) -> float: ...
 def measure_bandwidth(threads: int) -> float: ...
 def set_num_threads(n: int) -> None: ...

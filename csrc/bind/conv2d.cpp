@@ -34,23 +34,23 @@ std::string reason_of(const Conv2dChoice& choice) {
 namespace {
 
 void conv2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias, const py::array& output,
-            Pair stride, Pair padding, Pair dilation, int64_t groups, int activation, double slope, int algorithm) {
-    const Conv2dShape s = shape_of(input, weight, output, stride, padding, dilation, groups);
-    const Epilogue e = epilogue_of(bias, activation, slope);
-    const Tensor x = tensor(input), w = tensor(weight), y = tensor(output);
+            const Convolution& c) {
+    const Conv2dShape s = shape_of(input, weight, output, c);
+    const Epilogue e = epilogue_of(bias, c);
+    const Tensor x = image_tensor(input), w = tensor(weight), y = image_tensor(output);
     const int itemsize = int(input.itemsize());
     Status status;
     {
         py::gil_scoped_release release;
-        status = kernels().conv2d(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), x, w, y, e);
+        status = kernels().conv2d(s, itemsize, static_cast<Conv2dAlgorithm>(c.algorithm), x, w, y, e);
     }
     raise_unless_ok(status);
 }
 
-void conv2d_grad_input(const py::array& grad_output, const py::array& weight, const py::array& grad_input, Pair stride,
-                       Pair padding, Pair dilation, int64_t groups) {
-    const Conv2dShape s = shape_of(grad_input, weight, grad_output, stride, padding, dilation, groups);
-    const Tensor dy = tensor(grad_output), w = tensor(weight), dx = tensor(grad_input);
+void conv2d_grad_input(const py::array& grad_output, const py::array& weight, const py::array& grad_input,
+                       const Convolution& c) {
+    const Conv2dShape s = shape_of(grad_input, weight, grad_output, c);
+    const Tensor dy = image_tensor(grad_output), w = tensor(weight), dx = image_tensor(grad_input);
     const int itemsize = int(weight.itemsize());
     Status status;
     {
@@ -60,10 +60,10 @@ void conv2d_grad_input(const py::array& grad_output, const py::array& weight, co
     raise_unless_ok(status);
 }
 
-void conv2d_grad_weight(const py::array& grad_output, const py::array& input, const py::array& grad_weight, Pair stride,
-                        Pair padding, Pair dilation, int64_t groups) {
-    const Conv2dShape s = shape_of(input, grad_weight, grad_output, stride, padding, dilation, groups);
-    const Tensor dy = tensor(grad_output), x = tensor(input), dw = tensor(grad_weight);
+void conv2d_grad_weight(const py::array& grad_output, const py::array& input, const py::array& grad_weight,
+                        const Convolution& c) {
+    const Conv2dShape s = shape_of(input, grad_weight, grad_output, c);
+    const Tensor dy = image_tensor(grad_output), x = image_tensor(input), dw = tensor(grad_weight);
     const int itemsize = int(input.itemsize());
     Status status;
     {
@@ -75,39 +75,35 @@ void conv2d_grad_weight(const py::array& grad_output, const py::array& input, co
 
 std::pair<std::string, std::string> conv2d_choice(const std::vector<int64_t>& input_shape,
                                                   const std::vector<int64_t>& weight_shape,
-                                                  const std::vector<int64_t>& output_shape, int itemsize, Pair stride,
-                                                  Pair padding, Pair dilation, int64_t groups, int algorithm, bool packed) {
-    const Conv2dShape s =
-        shape_of(input_shape.data(), weight_shape.data(), output_shape.data(), stride, padding, dilation, groups);
+                                                  const std::vector<int64_t>& output_shape, int itemsize,
+                                                  const Convolution& convolution, bool packed) {
+    const Conv2dShape s = shape_of(input_shape.data(), weight_shape.data(), output_shape.data(), convolution);
     // Contiguous arrays, of which those of one pixel are channels-last as well.
     const ChannelsLast last{s.H * s.W == 1, s.P * s.Q == 1};
-    const Conv2dChoice c = kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(algorithm), packed, last);
+    const Conv2dChoice c =
+        kernels().conv2d_choose(s, itemsize, static_cast<Conv2dAlgorithm>(convolution.algorithm), packed, last);
     return {name_of(c), reason_of(c)};
 }
 
 // A convolution whose weights are packed once, for each algorithm that its inputs turn out to want.
 class Conv2dPlan {
 public:
-    Conv2dPlan(py::array weight, std::optional<py::array> bias, Pair stride, Pair padding, Pair dilation, int64_t groups,
-               int activation, double slope, int algorithm)
+    Conv2dPlan(py::array weight, std::optional<py::array> bias, const Convolution& convolution)
         : weight_(std::move(weight)),
           bias_(std::move(bias)),
-          stride_(stride),
-          padding_(padding),
-          dilation_(dilation),
-          groups_(groups),
-          algorithm_(static_cast<Conv2dAlgorithm>(algorithm)),
+          convolution_(convolution),
           weights_(tensor(weight_)),
-          epilogue_(epilogue_of(bias_, activation, slope)) {}
+          epilogue_(epilogue_of(bias_, convolution)) {}
 
     void run(const py::array& input, const py::array& output) {
-        const Conv2dShape s = shape_of(input, weight_, output, stride_, padding_, dilation_, groups_);
-        const Tensor x = tensor(input), y = tensor(output);
+        const Conv2dShape s = shape_of(input, weight_, output, convolution_);
+        const Tensor x = image_tensor(input), y = image_tensor(output);
         const int itemsize = int(weight_.itemsize());
         Status status;
         {
             py::gil_scoped_release release;
-            const Conv2dChoice choice = kernels().conv2d_choose(s, itemsize, algorithm_, true, channels_last(x, y, itemsize));
+            const Conv2dAlgorithm algorithm = static_cast<Conv2dAlgorithm>(convolution_.algorithm);
+            const Conv2dChoice choice = kernels().conv2d_choose(s, itemsize, algorithm, true, channels_last(x, y, itemsize));
             Conv2dPacked packed;
             status = packings_.find(choice, kernels().conv2d_packed_bytes(s, itemsize, choice), &packed, [&](void* to) {
                 return kernels().conv2d_pack(s, itemsize, choice, weights_, to);
@@ -120,9 +116,7 @@ public:
 private:
     py::array weight_;
     std::optional<py::array> bias_;
-    Pair stride_, padding_, dilation_;
-    int64_t groups_;
-    Conv2dAlgorithm algorithm_;
+    Convolution convolution_;
     Tensor weights_;
     Epilogue epilogue_;
     Packings<Conv2dPacked> packings_;
@@ -131,20 +125,23 @@ private:
 }  // namespace
 
 void bind_conv2d(py::module_& m) {
+    py::class_<Convolution>(m, "Convolution")
+        .def(py::init([](Pair stride, Pair padding, Pair dilation, int64_t groups, int activation, double slope, int algorithm) {
+                 return Convolution{stride, padding, dilation, groups, activation, slope, algorithm};
+             }),
+             py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("activation") = 0,
+             py::arg("slope") = 0.0, py::arg("algorithm") = 0);
     m.def("conv2d", &conv2d, py::arg("input"), py::arg("weight"), py::arg("bias").none(true), py::arg("output"),
-          py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("activation"),
-          py::arg("slope"), py::arg("algorithm"));
+          py::arg("convolution"));
     m.def("conv2d_grad_input", &conv2d_grad_input, py::arg("grad_output"), py::arg("weight"), py::arg("grad_input"),
-          py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+          py::arg("convolution"));
     m.def("conv2d_grad_weight", &conv2d_grad_weight, py::arg("grad_output"), py::arg("input"), py::arg("grad_weight"),
-          py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+          py::arg("convolution"));
     m.def("conv2d_choice", &conv2d_choice, py::arg("input_shape"), py::arg("weight_shape"), py::arg("output_shape"),
-          py::arg("itemsize"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
-          py::arg("algorithm"), py::arg("packed"));
+          py::arg("itemsize"), py::arg("convolution"), py::arg("packed"));
     py::class_<Conv2dPlan>(m, "Conv2dPlan")
-        .def(py::init<py::array, std::optional<py::array>, Pair, Pair, Pair, int64_t, int, double, int>(), py::arg("weight"),
-             py::arg("bias").none(true), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
-             py::arg("activation"), py::arg("slope"), py::arg("algorithm"))
+        .def(py::init<py::array, std::optional<py::array>, const Convolution&>(), py::arg("weight"), py::arg("bias").none(true),
+             py::arg("convolution"))
         .def("run", &Conv2dPlan::run, py::arg("input"), py::arg("output"));
 }
 

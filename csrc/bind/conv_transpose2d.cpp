@@ -14,11 +14,10 @@ namespace fastcv {
 namespace {
 
 void conv_transpose2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias,
-                      const py::array& output, Pair stride, Pair padding, Pair dilation, int64_t groups, int activation,
-                      double slope) {
-    const Conv2dShape s = shape_of(output, weight, input, stride, padding, dilation, groups);
-    const Epilogue e = epilogue_of(bias, activation, slope);
-    const Tensor x = tensor(input), w = tensor(weight), y = tensor(output);
+                      const py::array& output, const Convolution& c) {
+    const Conv2dShape s = shape_of(output, weight, input, c);
+    const Epilogue e = epilogue_of(bias, c);
+    const Tensor x = image_tensor(input), w = tensor(weight), y = image_tensor(output);
     const int itemsize = int(input.itemsize());
     Status status;
     {
@@ -28,10 +27,10 @@ void conv_transpose2d(const py::array& input, const py::array& weight, const std
     raise_unless_ok(status);
 }
 
-void conv_transpose2d_grad_input(const py::array& grad_output, const py::array& weight, const py::array& grad_input, Pair stride,
-                                 Pair padding, Pair dilation, int64_t groups) {
-    const Conv2dShape s = shape_of(grad_output, weight, grad_input, stride, padding, dilation, groups);
-    const Tensor dy = tensor(grad_output), w = tensor(weight), dx = tensor(grad_input);
+void conv_transpose2d_grad_input(const py::array& grad_output, const py::array& weight, const py::array& grad_input,
+                                 const Convolution& c) {
+    const Conv2dShape s = shape_of(grad_output, weight, grad_input, c);
+    const Tensor dy = image_tensor(grad_output), w = tensor(weight), dx = image_tensor(grad_input);
     const int itemsize = int(weight.itemsize());
     Status status;
     {
@@ -41,10 +40,10 @@ void conv_transpose2d_grad_input(const py::array& grad_output, const py::array& 
     raise_unless_ok(status);
 }
 
-void conv_transpose2d_grad_weight(const py::array& grad_output, const py::array& input, const py::array& grad_weight, Pair stride,
-                                  Pair padding, Pair dilation, int64_t groups) {
-    const Conv2dShape s = shape_of(grad_output, grad_weight, input, stride, padding, dilation, groups);
-    const Tensor dy = tensor(grad_output), x = tensor(input), dw = tensor(grad_weight);
+void conv_transpose2d_grad_weight(const py::array& grad_output, const py::array& input, const py::array& grad_weight,
+                                  const Convolution& c) {
+    const Conv2dShape s = shape_of(grad_output, grad_weight, input, c);
+    const Tensor dy = image_tensor(grad_output), x = image_tensor(input), dw = tensor(grad_weight);
     const int itemsize = int(input.itemsize());
     Status status;
     {
@@ -56,10 +55,9 @@ void conv_transpose2d_grad_weight(const py::array& grad_output, const py::array&
 
 std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<int64_t>& input_shape,
                                                             const std::vector<int64_t>& weight_shape,
-                                                            const std::vector<int64_t>& output_shape, int itemsize, Pair stride,
-                                                            Pair padding, Pair dilation, int64_t groups, bool packed) {
-    const Conv2dShape s =
-        shape_of(output_shape.data(), weight_shape.data(), input_shape.data(), stride, padding, dilation, groups);
+                                                            const std::vector<int64_t>& output_shape, int itemsize,
+                                                            const Convolution& convolution, bool packed) {
+    const Conv2dShape s = shape_of(output_shape.data(), weight_shape.data(), input_shape.data(), convolution);
     const ConvTranspose2dChoice c = kernels().conv_transpose2d_choose(s, itemsize, packed, {s.P * s.Q == 1, s.H * s.W == 1});
     if (c.kind == ConvTranspose2dChoice::convolution) return {name_of(c.as_convolution), reason_of(c.as_convolution)};
     if (c.kind == ConvTranspose2dChoice::depthwise)
@@ -75,20 +73,16 @@ std::pair<std::string, std::string> conv_transpose2d_choice(const std::vector<in
 // A transposed convolution whose weights are packed once, for each kernel that its inputs turn out to want.
 class ConvTranspose2dPlan {
 public:
-    ConvTranspose2dPlan(py::array weight, std::optional<py::array> bias, Pair stride, Pair padding, Pair dilation, int64_t groups,
-                        int activation, double slope)
+    ConvTranspose2dPlan(py::array weight, std::optional<py::array> bias, const Convolution& convolution)
         : weight_(std::move(weight)),
           bias_(std::move(bias)),
-          stride_(stride),
-          padding_(padding),
-          dilation_(dilation),
-          groups_(groups),
+          convolution_(convolution),
           weights_(tensor(weight_)),
-          epilogue_(epilogue_of(bias_, activation, slope)) {}
+          epilogue_(epilogue_of(bias_, convolution)) {}
 
     void run(const py::array& input, const py::array& output) {
-        const Conv2dShape s = shape_of(output, weight_, input, stride_, padding_, dilation_, groups_);
-        const Tensor x = tensor(input), y = tensor(output);
+        const Conv2dShape s = shape_of(output, weight_, input, convolution_);
+        const Tensor x = image_tensor(input), y = image_tensor(output);
         const int itemsize = int(weight_.itemsize());
         Status status;
         {
@@ -108,8 +102,7 @@ public:
 private:
     py::array weight_;
     std::optional<py::array> bias_;
-    Pair stride_, padding_, dilation_;
-    int64_t groups_;
+    Convolution convolution_;
     Tensor weights_;
     Epilogue epilogue_;
     Packings<ConvTranspose2dPacked> packings_;
@@ -119,19 +112,16 @@ private:
 
 void bind_conv_transpose2d(py::module_& m) {
     m.def("conv_transpose2d", &conv_transpose2d, py::arg("input"), py::arg("weight"), py::arg("bias").none(true),
-          py::arg("output"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("activation"),
-          py::arg("slope"));
+          py::arg("output"), py::arg("convolution"));
     m.def("conv_transpose2d_grad_input", &conv_transpose2d_grad_input, py::arg("grad_output"), py::arg("weight"),
-          py::arg("grad_input"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+          py::arg("grad_input"), py::arg("convolution"));
     m.def("conv_transpose2d_grad_weight", &conv_transpose2d_grad_weight, py::arg("grad_output"), py::arg("input"),
-          py::arg("grad_weight"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"));
+          py::arg("grad_weight"), py::arg("convolution"));
     m.def("conv_transpose2d_choice", &conv_transpose2d_choice, py::arg("input_shape"), py::arg("weight_shape"),
-          py::arg("output_shape"), py::arg("itemsize"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
-          py::arg("groups"), py::arg("packed"));
+          py::arg("output_shape"), py::arg("itemsize"), py::arg("convolution"), py::arg("packed"));
     py::class_<ConvTranspose2dPlan>(m, "ConvTranspose2dPlan")
-        .def(py::init<py::array, std::optional<py::array>, Pair, Pair, Pair, int64_t, int, double>(), py::arg("weight"),
-             py::arg("bias").none(true), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
-             py::arg("activation"), py::arg("slope"))
+        .def(py::init<py::array, std::optional<py::array>, const Convolution&>(), py::arg("weight"), py::arg("bias").none(true),
+             py::arg("convolution"))
         .def("run", &ConvTranspose2dPlan::run, py::arg("input"), py::arg("output"));
 }
 

@@ -12,36 +12,43 @@
 
 namespace fastcv {
 
+// The parameters of a call, or of a plan.
+struct Convolution {
+    Pair stride, padding, dilation;
+    int64_t groups;
+    int activation;
+    double slope;
+    int algorithm;
+};
+
 // input (N, C, H, W), weight (K, C // G, R, S), output (N, K, P, Q)
-inline Conv2dShape shape_of(const int64_t* input, const int64_t* weight, const int64_t* output, Pair stride, Pair padding,
-                            Pair dilation, int64_t groups) {
+inline Conv2dShape shape_of(const int64_t* input, const int64_t* weight, const int64_t* output, const Convolution& c) {
     Conv2dShape s{};
     s.N = input[0], s.C = input[1], s.H = input[2], s.W = input[3];
     s.K = weight[0], s.R = weight[2], s.S = weight[3];
     s.P = output[2], s.Q = output[3];
-    s.stride_h = stride.first, s.stride_w = stride.second;
-    s.pad_top = padding.first, s.pad_left = padding.second;
-    s.dilation_h = dilation.first, s.dilation_w = dilation.second;
-    s.G = groups;
+    s.stride_h = c.stride.first, s.stride_w = c.stride.second;
+    s.pad_top = c.padding.first, s.pad_left = c.padding.second;
+    s.dilation_h = c.dilation.first, s.dilation_w = c.dilation.second;
+    s.G = c.groups;
     return s;
 }
-inline Conv2dShape shape_of(const py::array& input, const py::array& weight, const py::array& output, Pair stride, Pair padding,
-                            Pair dilation, int64_t groups) {
+inline Conv2dShape shape_of(const py::array& input, const py::array& weight, const py::array& output, const Convolution& c) {
     int64_t dims[3][4];
     const py::array* arrays[3] = {&input, &weight, &output};
     for (int a = 0; a < 3; a++)
-        for (int i = 0; i < 4; i++) dims[a][i] = arrays[a]->shape(i);
-    return shape_of(dims[0], dims[1], dims[2], stride, padding, dilation, groups);
+        for (int i = 0; i < 4; i++) dims[a][i] = image_size(*arrays[a], i);
+    return shape_of(dims[0], dims[1], dims[2], c);
 }
 
-inline Epilogue epilogue_of(const std::optional<py::array>& bias, int activation, double slope) {
+inline Epilogue epilogue_of(const std::optional<py::array>& bias, const Convolution& c) {
     Epilogue e;
     if (bias) {
         e.bias = static_cast<const char*>(bias->data());
         e.bias_stride_bytes = bias->strides(0);
     }
-    e.activation = static_cast<Activation>(activation);
-    e.slope = slope;
+    e.activation = static_cast<Activation>(c.activation);
+    e.slope = c.slope;
     return e;
 }
 

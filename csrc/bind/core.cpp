@@ -72,18 +72,6 @@ double measure_bandwidth(int threads) {
     return best;
 }
 
-// Whether each value is None, an int or a tuple of ints, and of no type derived from these: then equal ones mean the same, which
-// 2, 2.0 and np.int64(2) do not.
-bool plain_sizes(const py::args& values) {
-    for (const py::handle value : values) {
-        if (value.is_none() || PyLong_CheckExact(value.ptr())) continue;
-        if (!PyTuple_CheckExact(value.ptr())) return false;
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value.ptr()); i++)
-            if (!PyLong_CheckExact(PyTuple_GET_ITEM(value.ptr(), i))) return false;
-    }
-    return true;
-}
-
 }  // namespace
 }  // namespace fastcv
 
@@ -109,7 +97,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "measure_peak", [](int itemsize, int threads) { return kernels().measure_peak(itemsize, threads); },
         py::arg("itemsize"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
     m.def("measure_bandwidth", &measure_bandwidth, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
-    m.def("plain_sizes", &plain_sizes);
     bind_conv2d(m);
     bind_conv_transpose2d(m);
     bind_gram_matrix(m);
@@ -119,4 +106,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     bind_linear_sum_assignment(m);
     bind_capi(m);
     bind_results(m);
+    bind_calls(m);
 }

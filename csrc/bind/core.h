@@ -54,5 +54,6 @@ void bind_scaled_dot_product_attention(py::module_& m);
 void bind_linear_sum_assignment(py::module_& m);
 void bind_capi(py::module_& m);
 void bind_results(py::module_& m);
+void bind_calls(py::module_& m);
 
 }  // namespace fastcv

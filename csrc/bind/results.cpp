@@ -82,8 +82,8 @@ KeptPieces& kept_pieces() {
     return *kept;
 }
 
-// New bytes, whose memory goes back to the kept pieces when the last array on them dies.
-py::array large_result(int64_t bytes) {
+// So many bytes, whose memory goes back to the kept pieces when the last array on them dies; null if they cannot be had.
+py::capsule large_piece(int64_t bytes, char** data) {
     const int64_t whole = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
     Piece piece = kept_pieces().take(whole);
     if (!piece.data) piece = {allocate(whole), whole};
@@ -91,30 +91,90 @@ py::array large_result(int64_t bytes) {
         kept_pieces().clear();
         piece.data = allocate(whole);
     }
-    if (!piece.data) throw std::bad_alloc();
-    const py::capsule owner(new Piece(piece), [](void* p) {
+    *data = piece.data;
+    if (!piece.data) return {};
+    return py::capsule(new Piece(piece), [](void* p) {
         kept_pieces().give(*static_cast<Piece*>(p));
         delete static_cast<Piece*>(p);
     });
-    return py::array(py::dtype::of<uint8_t>(), {bytes}, {}, piece.data, owner);
 }
 
-// A new C-contiguous array that begins at a cache line, in memory of NumPy's.
-py::array aligned_result(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
-    constexpr uintptr_t kLineBytes = 64;
-    py::ssize_t bytes = dtype.itemsize();
-    for (const py::ssize_t size : shape) bytes *= size;
-    const py::array memory(py::dtype::of<uint8_t>(), std::vector<py::ssize_t>{bytes + py::ssize_t(kLineBytes)});
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data());
-    return py::array(dtype, shape, {}, reinterpret_cast<void*>((begin + kLineBytes - 1) / kLineBytes * kLineBytes), memory);
-}
+// Arrays of one shape, dtype and order in memory: C-contiguous or channels-last.
+class ResultLayout {
+public:
+    ResultLayout(std::vector<py::ssize_t> shape, py::dtype dtype, bool channels_last)
+        : shape_(std::move(shape)), strides_(shape_.size()), dtype_(std::move(dtype)), bytes_(dtype_.itemsize()) {
+        const size_t axes = shape_.size();
+        py::ssize_t step = bytes_;
+        const auto lay = [&](size_t axis) {
+            strides_[axis] = step;
+            step *= shape_[axis] ? shape_[axis] : 1;
+            bytes_ *= shape_[axis];
+        };
+        if (channels_last) lay(axes - 3);
+        for (size_t axis = axes; axis-- > 0;)
+            if (!channels_last || axis != axes - 3) lay(axis);
+    }
+
+    py::tuple shape() const { return py::tuple(py::cast(shape_)); }
+    // A new one, like np.empty.
+    py::array make() const {
+        if (bytes_ < kAlignedBytes || bytes_ > kLargestBytes) return py::array(dtype_, shape_, strides_);
+        if (bytes_ >= kLargeBytes && bytes_ <= kKeptBytes) {
+            char* data = nullptr;
+            const py::capsule owner = large_piece(bytes_, &data);
+            if (data) return py::array(dtype_, shape_, strides_, data, owner);
+        }
+        try {
+            const py::array memory(py::dtype::of<uint8_t>(), std::vector<py::ssize_t>{bytes_ + py::ssize_t(kLineBytes)});
+            const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data());
+            const uintptr_t line = (begin + kLineBytes - 1) / kLineBytes * kLineBytes;
+            return py::array(dtype_, shape_, strides_, reinterpret_cast<void*>(line), memory);
+        } catch (py::error_already_set&) {
+            return py::array(dtype_, shape_, strides_);  // where it fails as well, NumPy names the shape that cannot be had
+        }
+    }
+
+    // New ones that share one piece of memory, each from a line on, where that is small. The C library gives freed memory back to the
+    // system once it is more than twice its largest piece: three pieces of a megabyte, freed together, come back as pages to be
+    // cleared in every call. The gradient of attention in 16 x 12 windows of 49 x 32 took 2.1 ms so, and 1.2 into arrays that stay.
+    static py::tuple make_together(const std::vector<const ResultLayout*>& layouts) {
+        const auto lines = [](py::ssize_t bytes) { return (bytes + py::ssize_t(kLineBytes) - 1) & -py::ssize_t(kLineBytes); };
+        py::ssize_t bytes = 0;
+        for (const ResultLayout* each : layouts) bytes += each->bytes_ < kLargeBytes ? lines(each->bytes_) : kLargeBytes;
+        py::tuple arrays(layouts.size());
+        if (bytes >= kLargeBytes) {
+            for (size_t i = 0; i < layouts.size(); i++) arrays[i] = layouts[i]->make();
+            return arrays;
+        }
+        const py::array memory = ResultLayout({bytes}, py::dtype::of<uint8_t>(), false).make();
+        char* data = static_cast<char*>(const_cast<void*>(memory.data()));
+        for (size_t i = 0; i < layouts.size(); i++) {
+            arrays[i] = py::array(layouts[i]->dtype_, layouts[i]->shape_, layouts[i]->strides_, data, memory);
+            data += lines(layouts[i]->bytes_);
+        }
+        return arrays;
+    }
+
+private:
+    static constexpr uintptr_t kLineBytes = 64;
+    // From where a line's alignment shows, and from where the C library gives freed memory back to the system.
+    static constexpr py::ssize_t kAlignedBytes = 256 << 10, kLargeBytes = 32 << 20, kLargestBytes = py::ssize_t(1) << 62;
+    std::vector<py::ssize_t> shape_, strides_;
+    py::dtype dtype_;
+    py::ssize_t bytes_;
+};
 
 }  // namespace
 
 void bind_results(py::module_& m) {
-    m.def("aligned_result", &aligned_result, py::arg("shape"), py::arg("dtype"));
     m.attr("kept_result_bytes") = kKeptBytes;
-    m.def("large_result", &large_result, py::arg("bytes"));
+    py::class_<ResultLayout>(m, "ResultLayout")
+        .def(py::init<std::vector<py::ssize_t>, py::dtype, bool>(), py::arg("shape"), py::arg("dtype"),
+             py::arg("channels_last") = false)
+        .def_property_readonly("shape", &ResultLayout::shape)
+        .def("new", &ResultLayout::make)
+        .def_static("new_together", &ResultLayout::make_together, py::arg("layouts"));
 }
 
 }  // namespace fastcv

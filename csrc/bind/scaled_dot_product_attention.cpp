@@ -28,31 +28,35 @@ HeadTensor head_tensor(const py::array& a, const Shape& full) {
 
 void* data_of(const Optional& a) { return a ? const_cast<void*>(a->data()) : nullptr; }
 
-// What the arrays' shapes and the options amount to, and the full shape of each kind of array.
-struct Call {
+// What shapes and options amount to, and the full shape of each kind of array.
+struct Attention {
     AttentionShape s{};
     Shape query, key, value, output, lse, mask;
 
-    Call(const Shape& batch, int64_t heads, int64_t kv_heads, const py::array& q, const py::array& k, const py::array& v,
-         const Optional& kv_lengths, double scale, double softcap, int64_t left, int64_t right, bool bottom_right, double dropout,
-         uint64_t seed) {
+    Attention(const Shape& batch, int64_t heads, int64_t kv_heads, int64_t queries, int64_t keys, int64_t columns,
+              int64_t value_columns, double scale, double softcap, int64_t left, int64_t right, bool bottom_right, double dropout,
+              uint64_t seed) {
         s.batch_axes = int(batch.size());
         s.N = 1;
         for (int i = 0; i < s.batch_axes; i++) s.N *= s.batch[i] = batch[size_t(i)];
         s.H = kv_heads, s.G = kv_heads ? heads / kv_heads : 0;
-        s.L = q.shape(q.ndim() - 2), s.S = k.shape(k.ndim() - 2);
-        s.E = q.shape(q.ndim() - 1), s.F = v.shape(v.ndim() - 1);
+        s.L = queries, s.S = keys, s.E = columns, s.F = value_columns;
         s.scale = scale, s.softcap = softcap;
         s.left = left, s.right = right, s.bottom_right = bottom_right;
-        s.kv_lengths = static_cast<const int64_t*>(data_of(kv_lengths));
         s.dropout = dropout, s.seed = seed;
-        const auto full = [&](int64_t h, int64_t rows, int64_t columns) {
+        const auto full = [&](int64_t h, int64_t rows, int64_t width) {
             Shape shape = batch;
-            shape.insert(shape.end(), {h, rows, columns});
+            shape.insert(shape.end(), {h, rows, width});
             return shape;
         };
         query = full(heads, s.L, s.E), key = full(kv_heads, s.S, s.E), value = full(kv_heads, s.S, s.F);
         output = full(heads, s.L, s.F), lse = full(heads, s.L, 1), mask = full(heads, s.L, s.S);
+    }
+
+    AttentionShape with(const Optional& kv_lengths) const {
+        AttentionShape shape = s;
+        shape.kv_lengths = static_cast<const int64_t*>(data_of(kv_lengths));
+        return shape;
     }
 };
 
@@ -60,11 +64,9 @@ AttentionMask kind_of(const Optional& mask) {
     return !mask ? AttentionMask::none : mask->itemsize() == 1 ? AttentionMask::boolean : AttentionMask::additive;
 }
 
-void attention(const Shape& batch, int64_t heads, int64_t kv_heads, const py::array& query, const py::array& key,
-               const py::array& value, const Optional& mask, const Optional& kv_lengths, double scale, double softcap,
-               int64_t left, int64_t right, bool bottom_right, double dropout, uint64_t seed, const py::array& output,
-               const Optional& lse, const Optional& weights) {
-    const Call c(batch, heads, kv_heads, query, key, value, kv_lengths, scale, softcap, left, right, bottom_right, dropout, seed);
+void attention(const Attention& c, const py::array& query, const py::array& key, const py::array& value, const Optional& mask,
+               const Optional& kv_lengths, const py::array& output, const Optional& lse, const Optional& weights) {
+    const AttentionShape s = c.with(kv_lengths);
     const HeadTensor q = head_tensor(query, c.query), k = head_tensor(key, c.key), v = head_tensor(value, c.value);
     const AttentionMask kind = kind_of(mask);
     const HeadTensor m = mask ? head_tensor(*mask, c.mask) : HeadTensor();
@@ -73,17 +75,16 @@ void attention(const Shape& batch, int64_t heads, int64_t kv_heads, const py::ar
     Status status;
     {
         py::gil_scoped_release release;
-        status = kernels().attention(c.s, itemsize, q, k, v, kind, m, o, l, w);
+        status = kernels().attention(s, itemsize, q, k, v, kind, m, o, l, w);
     }
     raise_unless_ok(status);
 }
 
-void attention_grad(const Shape& batch, int64_t heads, int64_t kv_heads, const py::array& query, const py::array& key,
-                    const py::array& value, const py::array& grad_output, const py::array& output, const py::array& lse,
-                    const Optional& mask, const Optional& kv_lengths, double scale, double softcap, int64_t left, int64_t right, bool bottom_right, double dropout, uint64_t seed,
-                    const py::array& grad_query, const py::array& grad_key, const py::array& grad_value,
+void attention_grad(const Attention& c, const py::array& query, const py::array& key, const py::array& value,
+                    const py::array& grad_output, const py::array& output, const py::array& lse, const Optional& mask,
+                    const Optional& kv_lengths, const py::array& grad_query, const py::array& grad_key, const py::array& grad_value,
                     const Optional& grad_mask) {
-    const Call c(batch, heads, kv_heads, query, key, value, kv_lengths, scale, softcap, left, right, bottom_right, dropout, seed);
+    const AttentionShape s = c.with(kv_lengths);
     const HeadTensor g = grad_mask ? head_tensor(*grad_mask, c.mask) : HeadTensor();
     AttentionGradArrays a{};
     a.query = head_tensor(query, c.query), a.key = head_tensor(key, c.key), a.value = head_tensor(value, c.value);
@@ -99,7 +100,7 @@ void attention_grad(const Shape& batch, int64_t heads, int64_t kv_heads, const p
     Status status;
     {
         py::gil_scoped_release release;
-        status = kernels().attention_grad(c.s, itemsize, a);
+        status = kernels().attention_grad(s, itemsize, a);
     }
     raise_unless_ok(status);
 }
@@ -107,15 +108,19 @@ void attention_grad(const Shape& batch, int64_t heads, int64_t kv_heads, const p
 }  // namespace
 
 void bind_scaled_dot_product_attention(py::module_& m) {
-    m.def("scaled_dot_product_attention", &attention, py::arg("batch"), py::arg("heads"), py::arg("kv_heads"), py::arg("query"),
-          py::arg("key"), py::arg("value"), py::arg("mask").none(true), py::arg("kv_lengths").none(true), py::arg("scale"),
-          py::arg("softcap"), py::arg("left"), py::arg("right"), py::arg("bottom_right"), py::arg("dropout"), py::arg("seed"),
-          py::arg("output"), py::arg("lse").none(true), py::arg("weights").none(true));
-    m.def("scaled_dot_product_attention_grad", &attention_grad, py::arg("batch"), py::arg("heads"), py::arg("kv_heads"),
-          py::arg("query"), py::arg("key"), py::arg("value"), py::arg("grad_output"), py::arg("output"), py::arg("lse"),
-          py::arg("mask").none(true), py::arg("kv_lengths").none(true), py::arg("scale"), py::arg("softcap"), py::arg("left"),
-          py::arg("right"), py::arg("bottom_right"), py::arg("dropout"), py::arg("seed"), py::arg("grad_query"),
-          py::arg("grad_key"), py::arg("grad_value"), py::arg("grad_mask").none(true));
+    py::class_<Attention>(m, "Attention")
+        .def(py::init<const Shape&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, double, int64_t, int64_t, bool,
+                      double, uint64_t>(),
+             py::arg("batch"), py::arg("heads"), py::arg("kv_heads"), py::arg("queries"), py::arg("keys"), py::arg("columns"),
+             py::arg("value_columns"), py::arg("scale"), py::arg("softcap"), py::arg("left"), py::arg("right"),
+             py::arg("bottom_right"), py::arg("dropout"), py::arg("seed"));
+    m.def("scaled_dot_product_attention", &attention, py::arg("attention"), py::arg("query"), py::arg("key"), py::arg("value"),
+          py::arg("mask").none(true), py::arg("kv_lengths").none(true), py::arg("output"), py::arg("lse").none(true),
+          py::arg("weights").none(true));
+    m.def("scaled_dot_product_attention_grad", &attention_grad, py::arg("attention"), py::arg("query"), py::arg("key"),
+          py::arg("value"), py::arg("grad_output"), py::arg("output"), py::arg("lse"), py::arg("mask").none(true),
+          py::arg("kv_lengths").none(true), py::arg("grad_query"), py::arg("grad_key"), py::arg("grad_value"),
+          py::arg("grad_mask").none(true));
 }
 
 }  // namespace fastcv

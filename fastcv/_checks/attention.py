@@ -41,7 +41,6 @@ class AttentionCall(NamedTuple):
     """The arguments of an attention, checked."""
 
     geometry: AttentionGeometry
-    kv_lengths: NDArray[np.int64] | None
     parameters: dict[str, Any]  # what the kernels take by these names
 
 
@@ -61,7 +60,6 @@ def attention(
     causal_alignment: Any,
     softcap: Any,
     window: Any,
-    kv_lengths: Any,
     seed: Any,
 ) -> AttentionCall | None:
     """Check what forward and gradient have in common. None: arrays are on a device."""
@@ -72,12 +70,10 @@ def attention(
     )
     if attn_mask is not None:
         _attention_mask(op, attn_mask, query.dtype, geometry)
-    if kv_lengths is not None:
-        kv_lengths = _key_lengths(op, kv_lengths, geometry)
     parameters = attention_parameters(
         op, geometry, dropout_p, is_causal, scale, causal_alignment, softcap, window, seed
     )
-    return AttentionCall(geometry, kv_lengths, parameters)
+    return AttentionCall(geometry, parameters)
 
 
 def attention_parameters(
@@ -229,7 +225,10 @@ def attention_mask_shape(op: str, shape: Shape, geometry: AttentionGeometry) -> 
         )
 
 
-def _key_lengths(op: str, lengths: Any, geometry: AttentionGeometry) -> NDArray[np.int64]:
+def key_lengths(op: str, lengths: Any, geometry: AttentionGeometry) -> NDArray[np.int64] | None:
+    """Return a length for each sample as the kernels take them; None: all keys count."""
+    if lengths is None:
+        return None
     if not isinstance(lengths, np.ndarray):
         raise TypeError(f"{op}: kv_lengths must be a numpy.ndarray, got {type(lengths).__name__}")
     if not np.issubdtype(lengths.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""What the forms that pack their weights once share: they are immutable, and own their arrays."""
+"""What convolutions share, and what the forms that pack their weights once are: immutable."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcv._layout import FloatT
+
+
+def with_bias(
+    arrays: dict[str, NDArray[FloatT]], bias: NDArray[FloatT] | None
+) -> dict[str, NDArray[FloatT]]:
+    """Return the arrays by name, and the bias if there is one."""
+    return arrays if bias is None else arrays | {"bias": bias}
 
 
 class Immutable:

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
-from fastcv.ops._plan import Immutable, read_only_copy
+from fastcv.ops._plan import Immutable, read_only_copy, with_bias
+
+_CONVOLUTIONS = _core.KnownCalls()
+_INPUT_GRADIENTS, _WEIGHT_GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
 
 
 def conv2d(
@@ -114,37 +117,37 @@ def conv2d(
            [19., 99., 92.],
            [26., 86., 64.]])
     """
-    inputs: dict[str, NDArray[FloatT]] = {"input": input, "weight": weight}
-    if bias is not None:
-        inputs["bias"] = bias
-    if _checks.float_arrays("conv2d", inputs, True):
-        found: NDArray[FloatT] = run_on_device("conv2d", locals())
-        return found
-    parameters = _checks.conv2d_parameters("conv2d", stride, padding, dilation, groups)
-    geometry = _checks.conv2d_geometry("conv2d", input.shape, weight.shape, parameters)
-    if bias is not None:
-        _checks.conv2d_bias("conv2d", bias.shape, weight.shape)
-    activation_code, slope = _checks.activation("conv2d", activation)
-    algorithm_code = _checks.conv2d_algorithm(
-        "conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
-    )
+    op = "conv2d"
+    call = (input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+    plan = _CONVOLUTIONS.find(call)
+    if plan is None:
+        inputs = with_bias({"input": input, "weight": weight}, bias)
+        if _checks.float_arrays(op, inputs, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
+        geometry = _checks.conv2d_geometry(op, input.shape, weight.shape, parameters)
+        if bias is not None:
+            _checks.conv2d_bias(op, bias.shape, weight.shape)
+        convolution = _core.Convolution(
+            parameters.stride,
+            geometry.padding,
+            parameters.dilation,
+            parameters.groups,
+            *_checks.activation(op, activation),
+            _checks.conv2d_algorithm(
+                op, algorithm, weight.shape, parameters.stride, parameters.dilation
+            ),
+        )
+        plan = _layout.result(geometry.result_shape, input), convolution
+        _CONVOLUTIONS.keep(call, plan)
+    layout, convolution = plan
     if out is None:
-        out = _layout.empty(geometry.result_shape, input)
+        out = layout.new()
     else:
-        _checks.output_array("conv2d", out, geometry.result_shape, inputs)
-    _core.conv2d(
-        _layout.batched(input),
-        weight,
-        bias,
-        _layout.batched(out),
-        parameters.stride,
-        geometry.padding,
-        parameters.dilation,
-        parameters.groups,
-        activation_code,
-        slope,
-        algorithm_code,
-    )
+        inputs = with_bias({"input": input, "weight": weight}, bias)
+        _checks.output_array(op, out, layout.shape, inputs)
+    _core.conv2d(input, weight, bias, out, convolution)
     return out
 
 
@@ -213,26 +216,24 @@ def conv2d_grad_input(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    op = "conv2d_grad_input"
-    if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
-    checked_shape = _checks.shape(op, "input_shape", input_shape)
-    geometry = _checks.conv2d_geometry(
-        op, checked_shape, weight.shape, parameters, input_name="input_shape"
-    )
-    _checks.conv2d_grad_output(op, grad_output.shape, geometry)
-    grad_input = _layout.empty(checked_shape, grad_output)
-    _core.conv2d_grad_input(
-        _layout.batched(grad_output),
-        weight,
-        _layout.batched(grad_input),
-        parameters.stride,
-        geometry.padding,
-        parameters.dilation,
-        parameters.groups,
-    )
+    call = (grad_output, weight, input_shape, stride, padding, dilation, groups)
+    plan = _INPUT_GRADIENTS.find(call)
+    if plan is None:
+        op = "conv2d_grad_input"
+        if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
+        checked_shape = _checks.shape(op, "input_shape", input_shape)
+        geometry = _checks.conv2d_geometry(
+            op, checked_shape, weight.shape, parameters, input_name="input_shape"
+        )
+        _checks.conv2d_grad_output(op, grad_output.shape, geometry)
+        plan = _layout.result(checked_shape, grad_output), _convolution(parameters, geometry)
+        _INPUT_GRADIENTS.keep(call, plan)
+    layout, convolution = plan
+    grad_input: NDArray[FloatT] = layout.new()
+    _core.conv2d_grad_input(grad_output, weight, grad_input, convolution)
     return grad_input
 
 
@@ -300,27 +301,34 @@ def conv2d_grad_weight(
     array([[12., 16.],
            [24., 28.]])
     """
-    op = "conv2d_grad_weight"
-    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
-    checked_shape = _checks.shape(op, "weight_shape", weight_shape)
-    geometry = _checks.conv2d_geometry(
-        op, input.shape, checked_shape, parameters, weight_name="weight_shape"
-    )
-    _checks.conv2d_grad_output(op, grad_output.shape, geometry)
-    grad_weight: NDArray[FloatT] = _layout.new(checked_shape, input.dtype)
-    _core.conv2d_grad_weight(
-        _layout.batched(grad_output),
-        _layout.batched(input),
-        grad_weight,
-        parameters.stride,
-        geometry.padding,
-        parameters.dilation,
-        parameters.groups,
-    )
+    call = (grad_output, input, weight_shape, stride, padding, dilation, groups)
+    plan = _WEIGHT_GRADIENTS.find(call)
+    if plan is None:
+        op = "conv2d_grad_weight"
+        if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv2d_parameters(op, stride, padding, dilation, groups)
+        checked_shape = _checks.shape(op, "weight_shape", weight_shape)
+        geometry = _checks.conv2d_geometry(
+            op, input.shape, checked_shape, parameters, weight_name="weight_shape"
+        )
+        _checks.conv2d_grad_output(op, grad_output.shape, geometry)
+        layout = _core.ResultLayout(checked_shape, input.dtype)
+        plan = layout, _convolution(parameters, geometry)
+        _WEIGHT_GRADIENTS.keep(call, plan)
+    layout, convolution = plan
+    grad_weight: NDArray[FloatT] = layout.new()
+    _core.conv2d_grad_weight(grad_output, input, grad_weight, convolution)
     return grad_weight
+
+
+def _convolution(
+    parameters: _checks.Conv2dParameters, geometry: _checks.Conv2dGeometry
+) -> _core.Convolution:
+    return _core.Convolution(
+        parameters.stride, geometry.padding, parameters.dilation, parameters.groups
+    )
 
 
 class Conv2d(Immutable, Generic[FloatT]):
@@ -385,6 +393,8 @@ class Conv2d(Immutable, Generic[FloatT]):
     """
 
     __slots__ = (
+        "_calls",
+        "_convolution",
         "_parameters",
         "_plan",
         "activation",
@@ -405,6 +415,8 @@ class Conv2d(Immutable, Generic[FloatT]):
     groups: int
     activation: _checks.Activation
     algorithm: _checks.Algorithm
+    _calls: _core.KnownCalls
+    _convolution: _core.Convolution
     _parameters: _checks.Conv2dParameters
     _plan: _core.Conv2dPlan
 
@@ -420,57 +432,56 @@ class Conv2d(Immutable, Generic[FloatT]):
         activation: _checks.Activation = None,
         algorithm: _checks.Algorithm = "auto",
     ) -> None:
-        inputs: dict[str, NDArray[FloatT]] = {"weight": weight}
-        if bias is not None:
-            inputs["bias"] = bias
-        _checks.float_arrays("Conv2d", inputs)
+        _checks.float_arrays("Conv2d", with_bias({"weight": weight}, bias))
         parameters = _checks.conv2d_parameters("Conv2d", stride, padding, dilation, groups)
         _checks.conv2d_weight("Conv2d", "weight.shape", weight.shape, parameters.groups)
         if bias is not None:
             _checks.conv2d_bias("Conv2d", bias.shape, weight.shape)
-        activation_code, slope = _checks.activation("Conv2d", activation)
-        algorithm_code = _checks.conv2d_algorithm(
-            "Conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
-        )
         (top, _), (left, _) = _checks.conv2d_sides(weight.shape, parameters)
-
-        weight = read_only_copy(weight)
-        bias = None if bias is None else read_only_copy(bias)
-        plan = _core.Conv2dPlan(
-            weight,
-            bias,
+        convolution = _core.Convolution(
             parameters.stride,
             (top, left),
             parameters.dilation,
             parameters.groups,
-            activation_code,
-            slope,
-            algorithm_code,
+            *_checks.activation("Conv2d", activation),
+            _checks.conv2d_algorithm(
+                "Conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
+            ),
         )
+
+        weight = read_only_copy(weight)
+        bias = None if bias is None else read_only_copy(bias)
         self._set(
             weight=weight,
             bias=bias,
             **parameters._asdict(),
             activation=activation,
             algorithm=algorithm,
+            _calls=_core.KnownCalls(sets=4),
+            _convolution=convolution,
             _parameters=parameters,
-            _plan=plan,
+            _plan=_core.Conv2dPlan(weight, bias, convolution),
         )
 
     def __call__(
         self, input: NDArray[FloatT], out: NDArray[FloatT] | None = None
     ) -> NDArray[FloatT]:
         """Convolve `input`; the arguments, the result and the errors are those of `conv2d`."""
-        inputs = {"weight": self.weight, "input": input}
-        _checks.float_arrays("Conv2d", inputs)
-        geometry = _checks.conv2d_geometry(
-            "Conv2d", input.shape, self.weight.shape, self._parameters
-        )
+        call = (input,)
+        layout = self._calls.find(call)
+        if layout is None:
+            _checks.float_arrays("Conv2d", {"weight": self.weight, "input": input})
+            geometry = _checks.conv2d_geometry(
+                "Conv2d", input.shape, self.weight.shape, self._parameters
+            )
+            layout = _layout.result(geometry.result_shape, input)
+            self._calls.keep(call, layout)
         if out is None:
-            out = _layout.empty(geometry.result_shape, input)
+            out = layout.new()
         else:
-            _checks.output_array("Conv2d", out, geometry.result_shape, inputs)
-        self._plan.run(_layout.batched(input), _layout.batched(out))
+            inputs = {"weight": self.weight, "input": input}
+            _checks.output_array("Conv2d", out, layout.shape, inputs)
+        self._plan.run(input, out)
         return out
 
     def explain(self, input_shape: tuple[int, ...]) -> str:
@@ -503,13 +514,7 @@ class Conv2d(Immutable, Generic[FloatT]):
             self.weight.shape,
             geometry.output_shape,
             self.weight.itemsize,
-            self.stride,
-            geometry.padding,
-            self.dilation,
-            self.groups,
-            _checks.conv2d_algorithm(
-                "Conv2d", self.algorithm, self.weight.shape, self.stride, self.dilation
-            ),
+            self._convolution,
             packed=True,
         )
         return f"{name}: {reason}"

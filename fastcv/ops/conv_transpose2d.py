@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
-from fastcv.ops._plan import Immutable, read_only_copy
+from fastcv.ops._plan import Immutable, read_only_copy, with_bias
+
+_CONVOLUTIONS = _core.KnownCalls()
+_INPUT_GRADIENTS, _WEIGHT_GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
 
 
 def conv_transpose2d(
@@ -118,35 +121,29 @@ def conv_transpose2d(
            [ 0.,  3.,  4.,  5.]])
     """
     op = "conv_transpose2d"
-    inputs: dict[str, NDArray[FloatT]] = {"input": input, "weight": weight}
-    if bias is not None:
-        inputs["bias"] = bias
-    if _checks.float_arrays(op, inputs, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    parameters = _checks.conv_transpose2d_parameters(
-        op, stride, padding, output_padding, groups, dilation
-    )
-    geometry = _checks.conv_transpose2d_geometry(op, input.shape, weight.shape, parameters)
-    if bias is not None:
-        _checks.conv_transpose2d_bias(op, bias.shape, weight.shape, parameters.groups)
-    activation_code, slope = _checks.activation(op, activation)
+    call = (input, weight, bias, stride, padding, output_padding, groups, dilation, activation)
+    plan = _CONVOLUTIONS.find(call)
+    if plan is None:
+        inputs = with_bias({"input": input, "weight": weight}, bias)
+        if _checks.float_arrays(op, inputs, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv_transpose2d_parameters(
+            op, stride, padding, output_padding, groups, dilation
+        )
+        geometry = _checks.conv_transpose2d_geometry(op, input.shape, weight.shape, parameters)
+        if bias is not None:
+            _checks.conv_transpose2d_bias(op, bias.shape, weight.shape, parameters.groups)
+        convolution = _convolution(parameters, *_checks.activation(op, activation))
+        plan = _layout.result(geometry.result_shape, input), convolution
+        _CONVOLUTIONS.keep(call, plan)
+    layout, convolution = plan
     if out is None:
-        out = _layout.empty(geometry.result_shape, input)
+        out = layout.new()
     else:
-        _checks.output_array(op, out, geometry.result_shape, inputs)
-    _core.conv_transpose2d(
-        _layout.batched(input),
-        weight,
-        bias,
-        _layout.batched(out),
-        parameters.stride,
-        parameters.padding,
-        parameters.dilation,
-        parameters.groups,
-        activation_code,
-        slope,
-    )
+        inputs = with_bias({"input": input, "weight": weight}, bias)
+        _checks.output_array(op, out, layout.shape, inputs)
+    _core.conv_transpose2d(input, weight, bias, out, convolution)
     return out
 
 
@@ -216,28 +213,26 @@ def conv_transpose2d_grad_input(
     array([[12., 16.],
            [24., 28.]])
     """
-    op = "conv_transpose2d_grad_input"
-    if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    parameters = _checks.conv_transpose2d_parameters(
-        op, stride, padding, output_padding, groups, dilation
-    )
-    checked_shape = _checks.shape(op, "input_shape", input_shape)
-    geometry = _checks.conv_transpose2d_geometry(
-        op, checked_shape, weight.shape, parameters, input_name="input_shape"
-    )
-    _checks.conv_transpose2d_grad_output(op, grad_output.shape, geometry)
-    grad_input = _layout.empty(checked_shape, grad_output)
-    _core.conv_transpose2d_grad_input(
-        _layout.batched(grad_output),
-        weight,
-        _layout.batched(grad_input),
-        parameters.stride,
-        parameters.padding,
-        parameters.dilation,
-        parameters.groups,
-    )
+    call = (grad_output, weight, input_shape, stride, padding, output_padding, groups, dilation)
+    plan = _INPUT_GRADIENTS.find(call)
+    if plan is None:
+        op = "conv_transpose2d_grad_input"
+        if _checks.float_arrays(op, {"grad_output": grad_output, "weight": weight}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv_transpose2d_parameters(
+            op, stride, padding, output_padding, groups, dilation
+        )
+        checked_shape = _checks.shape(op, "input_shape", input_shape)
+        geometry = _checks.conv_transpose2d_geometry(
+            op, checked_shape, weight.shape, parameters, input_name="input_shape"
+        )
+        _checks.conv_transpose2d_grad_output(op, grad_output.shape, geometry)
+        plan = _layout.result(checked_shape, grad_output), _convolution(parameters)
+        _INPUT_GRADIENTS.keep(call, plan)
+    layout, convolution = plan
+    grad_input: NDArray[FloatT] = layout.new()
+    _core.conv_transpose2d_grad_input(grad_output, weight, grad_input, convolution)
     return grad_input
 
 
@@ -307,29 +302,41 @@ def conv_transpose2d_grad_weight(
            [4., 4., 4.],
            [4., 4., 4.]])
     """
-    op = "conv_transpose2d_grad_weight"
-    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    parameters = _checks.conv_transpose2d_parameters(
-        op, stride, padding, output_padding, groups, dilation
-    )
-    checked_shape = _checks.shape(op, "weight_shape", weight_shape)
-    geometry = _checks.conv_transpose2d_geometry(
-        op, input.shape, checked_shape, parameters, weight_name="weight_shape"
-    )
-    _checks.conv_transpose2d_grad_output(op, grad_output.shape, geometry)
-    grad_weight: NDArray[FloatT] = _layout.new(checked_shape, input.dtype)
-    _core.conv_transpose2d_grad_weight(
-        _layout.batched(grad_output),
-        _layout.batched(input),
-        grad_weight,
+    call = (grad_output, input, weight_shape, stride, padding, output_padding, groups, dilation)
+    plan = _WEIGHT_GRADIENTS.find(call)
+    if plan is None:
+        op = "conv_transpose2d_grad_weight"
+        if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.conv_transpose2d_parameters(
+            op, stride, padding, output_padding, groups, dilation
+        )
+        checked_shape = _checks.shape(op, "weight_shape", weight_shape)
+        geometry = _checks.conv_transpose2d_geometry(
+            op, input.shape, checked_shape, parameters, weight_name="weight_shape"
+        )
+        _checks.conv_transpose2d_grad_output(op, grad_output.shape, geometry)
+        plan = _core.ResultLayout(checked_shape, input.dtype), _convolution(parameters)
+        _WEIGHT_GRADIENTS.keep(call, plan)
+    layout, convolution = plan
+    grad_weight: NDArray[FloatT] = layout.new()
+    _core.conv_transpose2d_grad_weight(grad_output, input, grad_weight, convolution)
+    return grad_weight
+
+
+def _convolution(
+    parameters: _checks.ConvTranspose2dParameters, activation: int = 0, slope: float = 0.0
+) -> _core.Convolution:
+    """Return the convolution whose input gradient this is."""
+    return _core.Convolution(
         parameters.stride,
         parameters.padding,
         parameters.dilation,
         parameters.groups,
+        activation,
+        slope,
     )
-    return grad_weight
 
 
 class ConvTranspose2d(Immutable, Generic[FloatT]):
@@ -389,6 +396,8 @@ class ConvTranspose2d(Immutable, Generic[FloatT]):
     """
 
     __slots__ = (
+        "_calls",
+        "_convolution",
         "_parameters",
         "_plan",
         "activation",
@@ -409,6 +418,8 @@ class ConvTranspose2d(Immutable, Generic[FloatT]):
     dilation: tuple[int, int]
     groups: int
     activation: _checks.Activation
+    _calls: _core.KnownCalls
+    _convolution: _core.Convolution
     _parameters: _checks.ConvTranspose2dParameters
     _plan: _core.ConvTranspose2dPlan
 
@@ -425,37 +436,26 @@ class ConvTranspose2d(Immutable, Generic[FloatT]):
         activation: _checks.Activation = None,
     ) -> None:
         op = "ConvTranspose2d"
-        inputs: dict[str, NDArray[FloatT]] = {"weight": weight}
-        if bias is not None:
-            inputs["bias"] = bias
-        _checks.float_arrays(op, inputs)
+        _checks.float_arrays(op, with_bias({"weight": weight}, bias))
         parameters = _checks.conv_transpose2d_parameters(
             op, stride, padding, output_padding, groups, dilation
         )
         _checks.conv_transpose2d_weight(op, "weight.shape", weight.shape, parameters.groups)
         if bias is not None:
             _checks.conv_transpose2d_bias(op, bias.shape, weight.shape, parameters.groups)
-        activation_code, slope = _checks.activation(op, activation)
+        convolution = _convolution(parameters, *_checks.activation(op, activation))
 
         weight = read_only_copy(weight)
         bias = None if bias is None else read_only_copy(bias)
-        plan = _core.ConvTranspose2dPlan(
-            weight,
-            bias,
-            parameters.stride,
-            parameters.padding,
-            parameters.dilation,
-            parameters.groups,
-            activation_code,
-            slope,
-        )
         self._set(
             weight=weight,
             bias=bias,
             **parameters._asdict(),
             activation=activation,
+            _calls=_core.KnownCalls(sets=4),
+            _convolution=convolution,
             _parameters=parameters,
-            _plan=plan,
+            _plan=_core.ConvTranspose2dPlan(weight, bias, convolution),
         )
 
     def __call__(
@@ -463,16 +463,21 @@ class ConvTranspose2d(Immutable, Generic[FloatT]):
     ) -> NDArray[FloatT]:
         """Take `input` to the result; arguments and errors are those of `conv_transpose2d`."""
         op = "ConvTranspose2d"
-        inputs = {"weight": self.weight, "input": input}
-        _checks.float_arrays(op, inputs)
-        geometry = _checks.conv_transpose2d_geometry(
-            op, input.shape, self.weight.shape, self._parameters
-        )
+        call = (input,)
+        layout = self._calls.find(call)
+        if layout is None:
+            _checks.float_arrays(op, {"weight": self.weight, "input": input})
+            geometry = _checks.conv_transpose2d_geometry(
+                op, input.shape, self.weight.shape, self._parameters
+            )
+            layout = _layout.result(geometry.result_shape, input)
+            self._calls.keep(call, layout)
         if out is None:
-            out = _layout.empty(geometry.result_shape, input)
+            out = layout.new()
         else:
-            _checks.output_array(op, out, geometry.result_shape, inputs)
-        self._plan.run(_layout.batched(input), _layout.batched(out))
+            inputs = {"weight": self.weight, "input": input}
+            _checks.output_array(op, out, layout.shape, inputs)
+        self._plan.run(input, out)
         return out
 
     def explain(self, input_shape: tuple[int, ...]) -> str:
@@ -506,10 +511,7 @@ class ConvTranspose2d(Immutable, Generic[FloatT]):
             self.weight.shape,
             geometry.output_shape,
             self.weight.itemsize,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
+            self._convolution,
             packed=True,
         )
         return f"{name}: {reason}"

@@ -8,6 +8,8 @@ from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
 
+_MATRICES, _GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
+
 
 def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[FloatT]:
     """Multiply every two channels of an image and sum over its pixels.
@@ -70,13 +72,19 @@ def gram_matrix(input: NDArray[FloatT], scale: float | None = None) -> NDArray[F
     array([[ 30.,  70.],
            [ 70., 174.]])
     """
-    op = "gram_matrix"
-    if _checks.float_arrays(op, {"input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    shape = _checks.gram_matrix_shape(op, input.shape)
-    factor = _checks.gram_matrix_scale(op, scale, input.shape)
-    output: NDArray[FloatT] = _layout.new(shape, input.dtype)
+    call = (input, scale)
+    plan = _MATRICES.find(call)
+    if plan is None:
+        op = "gram_matrix"
+        if _checks.float_arrays(op, {"input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        shape = _checks.gram_matrix_shape(op, input.shape)
+        factor = _checks.gram_matrix_scale(op, scale, input.shape)
+        plan = _core.ResultLayout(shape, input.dtype), factor
+        _MATRICES.keep(call, plan)
+    layout, factor = plan
+    output: NDArray[FloatT] = layout.new()
     _core.gram_matrix(input, output, factor)
     return output
 
@@ -139,15 +147,21 @@ def gram_matrix_grad_input(
            [[ 2.,  4.],
             [ 6.,  8.]]])
     """
-    op = "gram_matrix_grad_input"
-    if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    shape = _checks.gram_matrix_shape(op, input.shape)
-    _checks.equal_shapes(
-        op, "grad_output.shape", grad_output.shape, "the shape of the Gram matrices", shape
-    )
-    factor = _checks.gram_matrix_scale(op, scale, input.shape)
-    grad_input = _layout.empty(input.shape, like=input)
+    call = (grad_output, input, scale)
+    plan = _GRADIENTS.find(call)
+    if plan is None:
+        op = "gram_matrix_grad_input"
+        if _checks.float_arrays(op, {"grad_output": grad_output, "input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        shape = _checks.gram_matrix_shape(op, input.shape)
+        _checks.equal_shapes(
+            op, "grad_output.shape", grad_output.shape, "the shape of the Gram matrices", shape
+        )
+        factor = _checks.gram_matrix_scale(op, scale, input.shape)
+        plan = _layout.result(input.shape, input), factor
+        _GRADIENTS.keep(call, plan)
+    layout, factor = plan
+    grad_input: NDArray[FloatT] = layout.new()
     _core.gram_matrix_grad_input(grad_output, input, grad_input, factor)
     return grad_input

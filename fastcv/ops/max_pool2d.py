@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
+
+_POOLINGS, _GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
 
 
 @overload
@@ -139,40 +140,42 @@ def max_pool2d(
     >>> indices
     array([[[1, 6]]])
     """
-    op = "max_pool2d"
-    if _checks.float_arrays(op, {"input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    rounds_up = _checks.boolean(op, "ceil_mode", ceil_mode)
-    plain = _core.plain_sizes(kernel_size, stride, padding, dilation)
-    plan: Any = _plan if plain else _plan.__wrapped__
-    shape, window = plan(input.shape, kernel_size, stride, padding, dilation, rounds_up)
-    with_indices = _checks.boolean(op, "return_indices", return_indices)
-    dtype = _checks.index_dtype(op, index_dtype)
-    output: NDArray[FloatT] = _layout.empty(shape, input)
-    if not with_indices:
+    call = (
+        input,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        return_indices,
+        index_dtype,
+    )
+    plan = _POOLINGS.find(call)
+    if plan is None:
+        op = "max_pool2d"
+        if _checks.float_arrays(op, {"input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        parameters = _checks.pool2d_parameters(
+            op, kernel_size, stride, padding, dilation, ceil_mode
+        )
+        shape = _checks.max_pool2d_shape(op, input.shape, parameters)
+        dtype = _checks.index_dtype(op, index_dtype)
+        indices_layout = None
+        if _checks.boolean(op, "return_indices", return_indices):
+            _checks.max_pool2d_index_dtype(op, dtype, input.shape)
+            indices_layout = _layout.result(shape, input, dtype)
+        window = _core.Pool2dWindow(*parameters[:4])
+        plan = _layout.result(shape, input), indices_layout, window
+        _POOLINGS.keep(call, plan)
+    output_layout, indices_layout, window = plan
+    output: NDArray[FloatT] = output_layout.new()
+    if indices_layout is None:
         _core.max_pool2d(input, output, None, window)
         return output
-    _checks.max_pool2d_index_dtype(op, dtype, input.shape)
-    indices = _layout.empty(shape, input, dtype)
+    indices = indices_layout.new()
     _core.max_pool2d(input, output, indices, window)
     return output, indices
-
-
-@lru_cache(maxsize=256, typed=True)
-def _plan(
-    input_shape: _checks.Shape,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    ceil_mode: Any,
-) -> tuple[_checks.Shape, _core.Pool2dWindow]:
-    """Return the result's shape and the core's parameters, worked out once for plain sizes."""
-    op = "max_pool2d"
-    parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding, dilation, ceil_mode)
-    shape = _checks.max_pool2d_shape(op, input_shape, parameters)
-    return shape, _core.Pool2dWindow(*parameters[:4])
 
 
 def max_pool2d_grad_input(
@@ -232,15 +235,20 @@ def max_pool2d_grad_input(
             [0., 0., 2., 0.]]])
     """
     op = "max_pool2d_grad_input"
-    if _checks.float_arrays(op, {"grad_output": grad_output}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    _checks.index_array(op, indices)
-    checked_shape = _checks.shape(op, "input_shape", input_shape)
-    _checks.max_pool2d_grad_shapes(op, grad_output.shape, indices.shape, checked_shape)
-    grad_input = _layout.empty(checked_shape, grad_output)
+    call = (grad_output, indices, input_shape)
+    layout = _GRADIENTS.find(call)
+    if layout is None:
+        if _checks.float_arrays(op, {"grad_output": grad_output}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        _checks.index_array(op, indices)
+        checked_shape = _checks.shape(op, "input_shape", input_shape)
+        _checks.max_pool2d_grad_shapes(op, grad_output.shape, indices.shape, checked_shape)
+        layout = _layout.result(checked_shape, grad_output)
+        _GRADIENTS.keep(call, layout)
+    grad_input: NDArray[FloatT] = layout.new()
     try:
         _core.max_pool2d_grad_input(grad_output, indices, grad_input)
     except IndexError:
-        raise _checks.index_error(op, indices, *checked_shape[-2:]) from None
+        raise _checks.index_error(op, indices, *grad_input.shape[-2:]) from None
     return grad_input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 from fastcv import _checks, _core, _layout
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
+
+_UNPOOLINGS, _GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
 
 
 def max_unpool2d(
@@ -79,35 +80,24 @@ def max_unpool2d(
             [0., 0., 7., 0.]]])
     """
     op = "max_unpool2d"
-    if _checks.float_arrays(op, {"input": input}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    _checks.index_array(op, indices)
-    plain = _core.plain_sizes(kernel_size, stride, padding, output_size)
-    result_shape: Any = _result_shape if plain else _result_shape.__wrapped__
-    shape = result_shape(input.shape, indices.shape, kernel_size, stride, padding, output_size)
-    output: NDArray[FloatT] = _layout.empty(shape, input)
+    call = (input, indices, kernel_size, stride, padding, output_size)
+    layout = _UNPOOLINGS.find(call)
+    if layout is None:
+        if _checks.float_arrays(op, {"input": input}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        _checks.index_array(op, indices)
+        parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding)
+        size = None if output_size is None else _checks.shape(op, "output_size", output_size)
+        shape = _checks.max_unpool2d_shape(op, input.shape, indices.shape, parameters, size)
+        layout = _layout.result(shape, input)
+        _UNPOOLINGS.keep(call, layout)
+    output: NDArray[FloatT] = layout.new()
     try:
         _core.max_unpool2d(input, indices, output)
     except IndexError:
-        raise _checks.index_error(op, indices, *shape[-2:]) from None
+        raise _checks.index_error(op, indices, *output.shape[-2:]) from None
     return output
-
-
-@lru_cache(maxsize=256, typed=True)
-def _result_shape(
-    input_shape: _checks.Shape,
-    indices_shape: _checks.Shape,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    output_size: Any,
-) -> _checks.Shape:
-    """Check whatever is no array, once for plain sizes."""
-    op = "max_unpool2d"
-    parameters = _checks.pool2d_parameters(op, kernel_size, stride, padding)
-    size = None if output_size is None else _checks.shape(op, "output_size", output_size)
-    return _checks.max_unpool2d_shape(op, input_shape, indices_shape, parameters, size)
 
 
 def max_unpool2d_grad_input(grad_output: NDArray[FloatT], indices: NDArray[Any]) -> NDArray[FloatT]:
@@ -159,12 +149,17 @@ def max_unpool2d_grad_input(grad_output: NDArray[FloatT], indices: NDArray[Any])
     array([[[1., 6.]]])
     """
     op = "max_unpool2d_grad_input"
-    if _checks.float_arrays(op, {"grad_output": grad_output}, True):
-        found: NDArray[FloatT] = run_on_device(op, locals())
-        return found
-    _checks.index_array(op, indices)
-    _checks.max_unpool2d_grad_shapes(op, grad_output.shape, indices.shape)
-    grad_input = _layout.empty(indices.shape, grad_output)
+    call = (grad_output, indices)
+    layout = _GRADIENTS.find(call)
+    if layout is None:
+        if _checks.float_arrays(op, {"grad_output": grad_output}, True):
+            found: NDArray[FloatT] = run_on_device(op, locals())
+            return found
+        _checks.index_array(op, indices)
+        _checks.max_unpool2d_grad_shapes(op, grad_output.shape, indices.shape)
+        layout = _layout.result(indices.shape, grad_output)
+        _GRADIENTS.keep(call, layout)
+    grad_input: NDArray[FloatT] = layout.new()
     try:
         _core.max_unpool2d_grad_input(grad_output, indices, grad_input)
     except IndexError:

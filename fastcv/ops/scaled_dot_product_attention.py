@@ -7,11 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcv import _checks, _core, _layout
+from fastcv import _checks, _core
 from fastcv._layout import FloatT
 from fastcv.ops._device import run_on_device
 
 _OP = "scaled_dot_product_attention"
+_ATTENTIONS, _GRADIENTS = _core.KnownCalls(), _core.KnownCalls()
 
 
 def scaled_dot_product_attention(
@@ -126,8 +127,7 @@ def scaled_dot_product_attention(
     >>> fastcv.scaled_dot_product_attention(query, key, value, is_causal=True)[0, :, 0]
     array([1., 2.])
     """
-    call = _checks.attention(
-        _OP,
+    call = (
         query,
         key,
         value,
@@ -139,32 +139,34 @@ def scaled_dot_product_attention(
         causal_alignment,
         softcap,
         window,
-        kv_lengths,
         seed,
+        return_lse,
+        return_weights,
     )
-    if call is None:
-        return run_on_device(_OP, locals())
-    g: _checks.AttentionGeometry = call.geometry
-    want_lse = _checks.boolean(_OP, "return_lse", return_lse)
-    want_weights = _checks.boolean(_OP, "return_weights", return_weights)
-    if want_weights:
-        _checks.fits(_OP, "the weights", (*g.rows_shape, g.keys))
-    output: NDArray[FloatT] = _layout.new((*g.rows_shape, g.value_columns), query.dtype)
-    lse = _layout.new(g.rows_shape, query.dtype) if want_lse else None
-    weights = _layout.new((*g.rows_shape, g.keys), query.dtype) if want_weights else None
+    plan = _ATTENTIONS.find(call)
+    if plan is None:
+        checked = _checks.attention(_OP, *call[:12])
+        if checked is None:
+            return run_on_device(_OP, locals())
+        g: _checks.AttentionGeometry = checked.geometry
+        want_lse = _checks.boolean(_OP, "return_lse", return_lse)
+        want_weights = _checks.boolean(_OP, "return_weights", return_weights)
+        shapes = {"output": (*g.rows_shape, g.value_columns)}
+        if want_lse:
+            shapes["lse"] = g.rows_shape
+        if want_weights:
+            shapes["weights"] = (*g.rows_shape, g.keys)
+            _checks.fits(_OP, "the weights", shapes["weights"])
+        layouts = {name: _core.ResultLayout(shape, query.dtype) for name, shape in shapes.items()}
+        plan = _attention(checked), g, layouts
+        _ATTENTIONS.keep(call, plan)
+    attention, geometry, layouts = plan
+    lengths = _checks.key_lengths(_OP, kv_lengths, geometry)
+    output = layouts["output"].new()
+    lse = layouts["lse"].new() if return_lse else None
+    weights = layouts["weights"].new() if return_weights else None
     _core.scaled_dot_product_attention(
-        g.batch,
-        g.heads,
-        g.kv_heads,
-        query,
-        key,
-        value,
-        attn_mask,
-        call.kv_lengths,
-        **call.parameters,
-        output=output,
-        lse=lse,
-        weights=weights,
+        attention, query, key, value, attn_mask, lengths, output, lse, weights
     )
     if lse is None and weights is None:
         return output
@@ -262,8 +264,7 @@ def scaled_dot_product_attention_grad(
             [0.5]]]))
     """
     op = _OP + "_grad"
-    call = _checks.attention(
-        op,
+    call = (
         query,
         key,
         value,
@@ -275,31 +276,39 @@ def scaled_dot_product_attention_grad(
         causal_alignment,
         softcap,
         window,
-        kv_lengths,
         seed,
+        grad_output,
+        output,
+        lse,
+        need_mask_grad,
     )
-    if call is None:
-        found: tuple[NDArray[FloatT], ...] = run_on_device(op, locals())
-        return found
-    g: _checks.AttentionGeometry = call.geometry
-    need_mask_grad = _checks.attention_gradient(
-        op, grad_output, query, output, lse, attn_mask, g, need_mask_grad
-    )
-    # An input that broadcasts gets its gradient in full first.
-    dtype = query.dtype
-    grad_query, grad_key, grad_value = _layout.empty_together(
-        dtype,
-        (*g.batch, g.heads, g.queries, g.columns),
-        (*g.batch, g.kv_heads, g.keys, g.columns),
-        (*g.batch, g.kv_heads, g.keys, g.value_columns),
-    )
+    plan = _GRADIENTS.find(call)
+    if plan is None:
+        checked = _checks.attention(op, *call[:12])
+        if checked is None:
+            found: tuple[NDArray[FloatT], ...] = run_on_device(op, locals())
+            return found
+        need_mask_grad = _checks.attention_gradient(
+            op, grad_output, query, output, lse, attn_mask, checked.geometry, need_mask_grad
+        )
+        g: _checks.AttentionGeometry = checked.geometry
+        # An input that broadcasts gets its gradient in full first.
+        shapes = (
+            (*g.batch, g.heads, g.queries, g.columns),
+            (*g.batch, g.kv_heads, g.keys, g.columns),
+            (*g.batch, g.kv_heads, g.keys, g.value_columns),
+        )
+        layouts = [_core.ResultLayout(shape, query.dtype) for shape in shapes]
+        plan = _attention(checked), g, layouts
+        _GRADIENTS.keep(call, plan)
+    attention, geometry, layouts = plan
+    lengths = _checks.key_lengths(op, kv_lengths, geometry)
+    grad_query, grad_key, grad_value = _core.ResultLayout.new_together(layouts)
     grad_mask = None
     if need_mask_grad and attn_mask is not None:
-        grad_mask = np.zeros(attn_mask.shape, dtype)
+        grad_mask = np.zeros(attn_mask.shape, query.dtype)
     _core.scaled_dot_product_attention_grad(
-        g.batch,
-        g.heads,
-        g.kv_heads,
+        attention,
         query,
         key,
         value,
@@ -307,12 +316,11 @@ def scaled_dot_product_attention_grad(
         output,
         lse[..., None],
         attn_mask,
-        call.kv_lengths,
-        **call.parameters,
-        grad_query=grad_query,
-        grad_key=grad_key,
-        grad_value=grad_value,
-        grad_mask=grad_mask,
+        lengths,
+        grad_query,
+        grad_key,
+        grad_value,
+        grad_mask,
     )
     results: list[NDArray[FloatT]] = [
         _summed(grad_query, query.shape),
@@ -322,6 +330,20 @@ def scaled_dot_product_attention_grad(
     if grad_mask is not None:
         results.append(grad_mask)
     return tuple(results)
+
+
+def _attention(checked: _checks.AttentionCall) -> _core.Attention:
+    g = checked.geometry
+    return _core.Attention(
+        g.batch,
+        g.heads,
+        g.kv_heads,
+        g.queries,
+        g.keys,
+        g.columns,
+        g.value_columns,
+        **checked.parameters,
+    )
 
 
 def _summed(array: NDArray[FloatT], shape: tuple[int, ...]) -> NDArray[FloatT]:

@@ -116,7 +116,7 @@ def view(tensor: torch.Tensor | None) -> Any:
 def empty(
     shape: Sequence[int], like: torch.Tensor, keeps_layout: bool, dtype: str | None
 ) -> torch.Tensor:
-    """`_layout.empty` for tensors that may have no memory and symbolic sizes."""
+    """Return a new result for tensors that may have no memory and symbolic sizes."""
     kind = like.dtype if dtype is None else getattr(torch, dtype)
     if len(shape) < 3 or not keeps_layout or not _is_channels_last(like):
         return like.new_empty(shape, dtype=kind)
