@@ -64,10 +64,10 @@ FASTCV_INLINE Vec<double> hyperbolic_tangent(Vec<double> x) {
 }
 
 // x * Phi(x), Phi the normal distribution's integral. Near zero Phi is 1/2 and an odd polynomial. Elsewhere, with a = |x| and
-// t = 1 / (a + 4.75), the tail is Phi(-a) = exp(-a^2 / 2) * t * p(t), p a minimax polynomial of relative error 1.4e-8. What a^2 loses when
-// it is rounded is found from half of a's bits, whose square is exact (Dekker, A floating-point technique for extending the available
-// precision, 1971), so that the tail keeps its relative accuracy: within 5 units in the last place, 9 where x < -1.25. From 13.2 on
-// the tail is 0.
+// t = 1 / (a + 4.75), the tail is Phi(-a) = exp(-a^2 / 2) * t * p(t), p a minimax polynomial of relative error 1.4e-8. What a^2
+// loses when it is rounded is found from half of a's bits, whose square is exact (Dekker, A floating-point technique for
+// extending the available precision, 1971), so that the tail keeps its relative accuracy: within 5 units in the last place, 9
+// where x < -1.25. From 13.2 on the tail is 0.
 FASTCV_INLINE Vec<float> gelu(Vec<float> x) {
     Vec<float> a = vector_abs<float>(x);
     a = a > 14.0f ? splat(14.0f) : a;
@@ -119,6 +119,12 @@ FASTCV_INLINE Vec<T> activate(Vec<T> x, Activation activation, T slope) {
     if (activation == Activation::none) return x;
     if (activation == Activation::relu) return x < 0 ? Vec<T>{} : x;
     return activate_slowly<T>(x, activation, slope);
+}
+template <class T, int MT, int NV>
+FASTCV_INLINE void activate_tile(Vec<T> (&acc)[MT][NV], Activation activation, T slope) {
+    if (activation == Activation::none) return;
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++)
+        acc[i][j] = activate<T>(acc[i][j], activation, slope);
 }
 
 }  // namespace

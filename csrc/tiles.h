@@ -15,9 +15,9 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-// Packed weights are read once by each tile, from beyond the first-level cache, and are asked for so many steps ahead. On two threads
-// Winograd's products took 3 to 18% less time so; 8 and 32 steps ahead gained as much or less. Strided products, whose operands are near,
-// took 3 to 10% more. In channel lanes 1 x 1 and 16 x 16 windows gained 3 to 4%, deep transposed ones 28%.
+// Packed weights are read once by each tile, from beyond the first-level cache, and are asked for so many steps ahead. On two
+// threads Winograd's products took 3 to 18% less time so; 8 and 32 steps ahead gained as much or less. Strided products, whose
+// operands are near, took 3 to 10% more. In channel lanes 1 x 1 and 16 x 16 windows gained 3 to 4%, deep transposed ones 28%.
 constexpr int kStepsAhead = 16;
 // Elements of a cache line.
 template <class T>
@@ -26,6 +26,17 @@ constexpr int kLine = 64 / int(sizeof(T));
 template <class T, int MT, int NV>
 FASTCV_INLINE void clear_tile(Vec<T> (&acc)[MT][NV]) {
     FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = zero<T>();
+}
+
+// Rows that begin with the same vectors, such as filters' biases.
+template <class T, int MT, int NV>
+FASTCV_INLINE void start_tile(Vec<T> (&acc)[MT][NV], const T* row) {
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(row + j * kLanes<T>);
+}
+template <class T, int MT, int NV>
+FASTCV_INLINE void store_tile(const Vec<T> (&acc)[MT][NV], T* to, int64_t row_stride) {
+    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++)
+        store(to + i * row_stride + j * kLanes<T>, acc[i][j]);
 }
 
 template <class T, int MT, int NV>
@@ -41,8 +52,8 @@ struct DepthStep {
 };
 
 // Pixel lanes. Rows are filters, read where they lie, `filter_stride` elements apart; columns are pixels of a strip. Three row
-// pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses of eight filters in few integer registers.
-// Where COPIED, the pixels also go to a panel [step][NV * lanes], `copy_pitch` elements from step to step.
+// pointers, each serving three filters by base + {0, 1, 2} * stride, keep the addresses of eight filters in few integer
+// registers. Where COPIED, the pixels also go to a panel [step][NV * lanes], `copy_pitch` elements from step to step.
 template <class T, int MT, int NV, bool COPIED = false>
 FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* weight, int64_t filter_stride,
                                const T* const (&pixels)[NV], const DepthStep* step, T* copy = nullptr, int64_t copy_pitch = 0) {
@@ -63,8 +74,8 @@ FASTCV_INLINE void pixel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* we
     }
 }
 
-// Channel lanes. Rows are MT / IMAGES neighbouring pixels of each of IMAGES images, which lie `image_stride` apart and are read at
-// `offset[k]`; columns are the first NV vectors of filters of a panel, packed [k][2 * lanes].
+// Channel lanes. Rows are MT / IMAGES neighbouring pixels of each of IMAGES images, which lie `image_stride` apart and are read
+// at `offset[k]`; columns are the first NV vectors of filters of a panel, packed [k][2 * lanes].
 template <class T, int MT, int NV, int IMAGES = 1>
 FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels,
                                  const int32_t* offset, int64_t image_stride = 0) {
@@ -84,8 +95,8 @@ FASTCV_INLINE void channel_lanes(Vec<T> (&acc)[MT][NV], int64_t depth, const T* 
     }
 }
 
-// The same from pixels whose channels lie side by side: MT / PARTS pixels `pixel_stride` apart in each of PARTS rows of them, which lie
-// `part_stride` apart.
+// The same from pixels whose channels lie side by side: MT / PARTS pixels `pixel_stride` apart in each of PARTS rows of them,
+// which lie `part_stride` apart.
 template <class T, int MT, int NV, int PARTS = 1>
 FASTCV_INLINE void pixel_rows(Vec<T> (&acc)[MT][NV], int64_t depth, const T* packed, const T* pixels, int64_t pixel_stride,
                               int64_t part_stride) {
@@ -159,7 +170,8 @@ FASTCV_INLINE void strided_product(Vec<T> (&acc)[MT][NV], int64_t depth, const O
     }
 }
 
-// What a tile asks the caches for while it multiplies: with every eight steps of its depth, `rows` more rows of `lines` cache lines.
+// What a tile asks the caches for while it multiplies: with every eight steps of its depth, `rows` more rows of `lines` cache
+// lines.
 struct Requests {
     const char* at;
     int64_t rows, row_bytes, lines;

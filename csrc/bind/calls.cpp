@@ -1,8 +1,8 @@
 // What Python found out about calls, for the next ones like them.
 //
-// Checking arguments in Python costs a few microseconds, and ten times as much where a kernel has just had the caches to itself. What
-// follows from dtypes, shapes, strides and parameters is therefore worked out once, and found again by all of them, in one step.
-// Data and addresses play no part.
+// Checking arguments in Python costs a few microseconds, and ten times as much where a kernel has just had the caches to itself.
+// What follows from dtypes, shapes, strides and parameters is therefore worked out once, and found again by all of them, in one
+// step. Data and addresses play no part.
 #include <stdint.h>
 #include <string.h>
 
@@ -18,8 +18,8 @@ namespace {
 
 PyTypeObject* array_type = nullptr;  // numpy.ndarray
 
-// Arguments as numbers, where equal numbers mean equal arguments: None, bool, int, float, str, types, NumPy arrays, and tuples of these,
-// all of exactly that type. 2, 2.0 and np.int64(2) are equal in Python, but not all of them are sizes.
+// Arguments as numbers, where equal numbers mean equal arguments: None, bool, int, float, str, types, NumPy arrays, and tuples of
+// these, all of exactly that type. 2, 2.0 and np.int64(2) are equal in Python, but not all of them are sizes.
 class CallKey {
 public:
     // Whether these arguments have one.
@@ -119,7 +119,8 @@ public:
     void keep(const py::tuple& call, py::object plan) {
         CallKey key;
         if (!key.read(call)) return;
-        Entry entry{key.hash(), key.copy(), std::move(plan), types_in(call)};  // and, in the end, what makes room, with the lock let go
+        // In the end what makes room is here, and goes with the lock let go.
+        Entry entry{key.hash(), key.copy(), std::move(plan), types_in(call)};
         const std::lock_guard<std::mutex> lock(mutex_);
         for (Entry& e : set_of(entry.hash)) std::swap(e, entry);
     }

@@ -87,7 +87,8 @@ public:
         Status status;
         {
             py::gil_scoped_release release;
-            const ConvTranspose2dChoice choice = kernels().conv_transpose2d_choose(s, itemsize, true, channels_last(x, y, itemsize));
+            const ConvTranspose2dChoice choice =
+                kernels().conv_transpose2d_choose(s, itemsize, true, channels_last(x, y, itemsize));
             const int64_t bytes = kernels().conv_transpose2d_packed_bytes(s, itemsize, choice);
             ConvTranspose2dPacked packed;
             status = packings_.find(choice, bytes, &packed, [&](void* to) {

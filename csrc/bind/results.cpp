@@ -1,7 +1,7 @@
 // Memory of results that are not small.
 //
-// NumPy's arrays begin anywhere, large ones 16 bytes behind a page, so each of a kernel's vectors is stored to two cache lines. Here
-// a result begins at a line: on two threads, unpooling to 64 x 224 x 224 took 0.48 ms and takes 0.41.
+// NumPy's arrays begin anywhere, large ones 16 bytes behind a page, so each of a kernel's vectors is stored to two cache lines.
+// Here a result begins at a line: on two threads, unpooling to 64 x 224 x 224 took 0.48 ms and takes 0.41.
 //
 // Large ones besides: the C library takes a piece of 32 MiB and more from the system for each new array and gives it
 // back when the array dies, so every call that returns one waits while the system clears its pages: unpooling to
@@ -135,9 +135,10 @@ public:
         }
     }
 
-    // New ones that share one piece of memory, each from a line on, where that is small. The C library gives freed memory back to the
-    // system once it is more than twice its largest piece: three pieces of a megabyte, freed together, come back as pages to be
-    // cleared in every call. The gradient of attention in 16 x 12 windows of 49 x 32 took 2.1 ms so, and 1.2 into arrays that stay.
+    // New ones that share one piece of memory, each from a line on, where that is small. The C library gives freed memory back to
+    // the system once it is more than twice its largest piece: three pieces of a megabyte, freed together, come back as pages to
+    // be cleared in every call. The gradient of attention in 16 x 12 windows of 49 x 32 took 2.1 ms so, and 1.2 into arrays that
+    // stay.
     static py::tuple make_together(const std::vector<const ResultLayout*>& layouts) {
         const auto lines = [](py::ssize_t bytes) { return (bytes + py::ssize_t(kLineBytes) - 1) & -py::ssize_t(kLineBytes); };
         py::ssize_t bytes = 0;

@@ -82,8 +82,8 @@ void attention(const Attention& c, const py::array& query, const py::array& key,
 
 void attention_grad(const Attention& c, const py::array& query, const py::array& key, const py::array& value,
                     const py::array& grad_output, const py::array& output, const py::array& lse, const Optional& mask,
-                    const Optional& kv_lengths, const py::array& grad_query, const py::array& grad_key, const py::array& grad_value,
-                    const Optional& grad_mask) {
+                    const Optional& kv_lengths, const py::array& grad_query, const py::array& grad_key,
+                    const py::array& grad_value, const Optional& grad_mask) {
     const AttentionShape s = c.with(kv_lengths);
     const HeadTensor g = grad_mask ? head_tensor(*grad_mask, c.mask) : HeadTensor();
     AttentionGradArrays a{};

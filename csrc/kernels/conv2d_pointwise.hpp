@@ -9,21 +9,22 @@
 //    apart      +-------+-------+-------+
 //
 // Why these tiles: 8 x 3 takes 11 loads for 24 multiply-adds. One core of a Zen 4 runs it at 112 to 117 GFLOP/s of 116 measured
-// in registers, for depths from 192 to 3072, pixels a multiple of 4 KiB apart included; 14 x 2, which loads less, at 79 to 112, since
-// 14 pixels fight for the first-level cache. A block of pixels stays in the second-level cache while all panels go over it.
+// in registers, for depths from 192 to 3072, pixels a multiple of 4 KiB apart included; 14 x 2, which loads less, at 79 to 112,
+// since 14 pixels fight for the first-level cache. A block of pixels stays in the second-level cache while all panels go over it.
 //
-// Weights come once from far away, so the tiles of a block of pixels ask for what they will multiply by next while they work: the next
-// panel, or of a deep one the next part, so that two parts and their pixels fit into the second-level cache. A tile adds a further part
-// to what it has stored. With weights of 9.4 MB that lie in the third-level cache or beyond, 49 pixels of 768 channels to 3072 filters
-// take 0.82 ms on two threads, the other way 1.33; over strips, which ask for nothing, it was 1.40 and 1.87.
+// Weights come once from far away, so the tiles of a block of pixels ask for what they will multiply by next while they work: the
+// next panel, or of a deep one the next part, so that two parts and their pixels fit into the second-level cache. A tile adds a
+// further part to what it has stored. With weights of 9.4 MB that lie in the third-level cache or beyond, 49 pixels of 768
+// channels to 3072 filters take 0.82 ms on two threads, the other way 1.33; over strips, which ask for nothing, it was 1.40 and
+// 1.87.
 //
 // Other images' pixels, as those of tokens that are a transposed plane, are transposed first, a block at a time.
 //
-// Neighbouring pixels of a row, of several rows and of several images make one long row where they lie evenly. Threads share out pixels,
-// or panels where there are too few pixels to share evenly.
+// Neighbouring pixels of a row, of several rows and of several images make one long row where they lie evenly. Threads share out
+// pixels, or panels where there are too few pixels to share evenly.
 //
-// Contract: arguments were checked in Python; `one_tap_to_rows` said yes. Each output is one chain of fused multiply-adds that starts
-// with the bias, whatever the blocks and threads.
+// Contract: arguments were checked in Python; `one_tap_to_rows` said yes. Each output is one chain of fused multiply-adds that
+// starts with the bias, whatever the blocks and threads.
 #pragma once
 
 #include "../epilogue.h"
@@ -85,9 +86,7 @@ FASTCV_NOINLINE void pointwise_tile(const PointwiseTile<T>& t) {
     }
     strided_product_with_requests<T, MT, NV, 2>(acc, t.depth, {t.pixels, t.pixel_stride, 1, t.packed, L, PointwiseTiles::vectors * L},
                                                 {t.asked, t.asked_lines, 64, 1});
-    if (t.last && t.activation != Activation::none)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
+    if (t.last) activate_tile<T, MT, NV>(acc, t.activation, t.slope);
     to = t.output;
     FASTCV_UNROLL for (int i = 0; i < MT; i++) {
         FASTCV_UNROLL for (int j = 0; j < NV - 1; j++) store(to + j * L, acc[i][j]);

@@ -1,14 +1,15 @@
-// Convolution over a strip of pixels (pixel_strip.h) with channel lanes: vectors of filters from packed weights, pixels broadcast.
+// Convolution over a strip of pixels (pixel_strip.h) with channel lanes: vectors of filters from packed weights, pixels
+// broadcast.
 //
 //             2 vectors of filters
 //           +----------+----------+
-//   up to   |          |          |   a pixel's channels lie side by side, so that 14 pixels are 14 lines of the caches, each good for
-//   14      |          |          |   many steps of the depth (r, s, c); packed weights are loaded and asked for ahead; the tile is
-//   pixels  +----------+----------+   transposed on its way out
+//   up to   |          |          |   a pixel's channels lie side by side, so that 14 pixels are 14 lines of the
+//   14      |          |          |   caches, each good for many steps of the depth (r, s, c); packed weights are loaded
+//   pixels  +----------+----------+   and asked for ahead; the tile is transposed on its way out
 //
-// Over a planar strip each step of the depth read another page: on two threads 256 channels on 28 x 28, 3 x 3 stride 2, to 256 filters
-// took 0.94 ms and take 0.73, 512 on 14 x 14 1.22 and 0.80, 128 on 17 x 17, 5 x 5, 0.76 and 0.69. Rows of the window that see only
-// padding are skipped. Rows of few pixels go two to a tile.
+// Over a planar strip each step of the depth read another page: on two threads 256 channels on 28 x 28, 3 x 3 stride 2, to 256
+// filters took 0.94 ms and take 0.73, 512 on 14 x 14 1.22 and 0.80, 128 on 17 x 17, 5 x 5, 0.76 and 0.69. Rows of the window that
+// see only padding are skipped. Rows of few pixels go two to a tile.
 #pragma once
 
 #include "../pixel_strip.h"
@@ -32,17 +33,14 @@ template <class T, int MT, int NV, int PARTS = 1>
 FASTCV_NOINLINE void window_tile(WindowTile<T>& t) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MT][NV];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
+    start_tile<T, MT, NV>(acc, t.bias);
     const T* packed = t.packed;
     for (int64_t r = 0; r < t.rows; r++)
         for (int64_t s = 0; s < t.runs; s++, packed += t.depth * 2 * L)
             pixel_rows<T, MT, NV, PARTS>(acc, t.depth, packed, t.pixels + r * t.row_step + s * t.run_step, t.pixel_stride,
                                          t.part_stride);
-    if (t.activation != Activation::none)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
-    FASTCV_UNROLL for (int i = 0; i < MT; i++)
-        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(t.tile + (2 * i + j) * L, acc[i][j]);
+    activate_tile<T, MT, NV>(acc, t.activation, t.slope);
+    store_tile<T, MT, NV>(acc, t.tile, 2 * L);
 }
 
 template <class T>

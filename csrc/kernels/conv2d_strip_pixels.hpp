@@ -2,15 +2,16 @@
 //
 // A 1x1 window with stride 1 and no padding needs no strip: its offsets step through the input itself, and the last
 // vector of a plane is moved back so that it ends with the plane. But there a channel is a page away from the next, and vectors
-// begin anywhere, for which a core with two multiply-adds a cycle waits; and steps through a strip are read from a table. Where there
-// are many filters, the first tile of them leaves its pixels in a panel [step of the depth][vector], which the others go through in even
-// steps, as through their weights. On two threads, in place, 256 to 256 channels on 64 x 64 took 2.09 ms and take 1.80; from strips, 3 to
-// 64 on 224 x 224, 7 x 7 stride 2, 0.85 and 0.75. Copying them apart from multiplying took 11 x 11 windows with stride 4 10% more.
+// begin anywhere, for which a core with two multiply-adds a cycle waits; and steps through a strip are read from a table. Where
+// there are many filters, the first tile of them leaves its pixels in a panel [step of the depth][vector], which the others go
+// through in even steps, as through their weights. On two threads, in place, 256 to 256 channels on 64 x 64 took 2.09 ms and take
+// 1.80; from strips, 3 to 64 on 224 x 224, 7 x 7 stride 2, 0.85 and 0.75. Copying them apart from multiplying took 11 x 11
+// windows with stride 4 10% more.
 //
 // While they multiply, tiles in place ask for the pixels of the next panel: 256 to 64 channels on 56 x 56 takes 5% less.
 //
-// A tile asks for the lines that it will write while it multiplies. Where it is done before they come, it asks for the next tile's:
-// on two threads, 3 to 64 channels on 224 x 224 took 0.83 ms and take 0.75, 1 to 64 on 188 x 188 0.29 and 0.24.
+// A tile asks for the lines that it will write while it multiplies. Where it is done before they come, it asks for the next
+// tile's: on two threads, 3 to 64 channels on 224 x 224 took 0.83 ms and take 0.75, 1 to 64 on 188 x 188 0.29 and 0.24.
 #pragma once
 
 #include "conv2d_strip_blocks.hpp"
@@ -69,9 +70,7 @@ FASTCV_NOINLINE void pixel_tile(const PixelTile<T>& t) {
         else
             pixel_lanes<T, MT, NV>(acc, t.depth, t.weight, t.filter_stride, pixels, t.step);
     }
-    if (t.activation != Activation::none)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
+    activate_tile<T, MT, NV>(acc, t.activation, t.slope);
     FASTCV_UNROLL for (int j = 0; j < NV; j++) {
         T* to = reinterpret_cast<T*>(t.output) + t.vectors[j].output;
         const uint32_t lanes = t.vectors[j].lanes;
@@ -166,8 +165,8 @@ static bool panels_pay(int64_t rows, int64_t depth) {
     return rows >= kRowsOfPanel && depth >= 64 && depth <= kPanelBytes / (kPanelPitch<T> * int64_t(sizeof(T)));
 }
 
-// Tiles whose rows can't be stored as vectors. Where filters are contiguous (channels-last), squares are transposed and stored pixel by
-// pixel; else lane by lane.
+// Tiles whose rows can't be stored as vectors. Where filters are contiguous (channels-last), squares are transposed and stored
+// pixel by pixel; else lane by lane.
 template <class T>
 static void scatter_tile(const T* tile, int64_t filters, int64_t vectors, const PixelVector* list, int64_t pitch, char* output,
                          const int64_t* stride_bytes) {
@@ -197,6 +196,19 @@ static void scatter_tile(const T* tile, int64_t filters, int64_t vectors, const 
             }
         }
     }
+}
+
+// What tile number `tile` of `tiles` asks for of a panel, which has so many vectors from `pixels` on: its share of the channels,
+// and of each a line a vector, from the end of the first one on, for that line holds the vector's rest wherever it begins.
+template <class T>
+static Requests requests_of_panel(const StripCall<T>& c, const T* pixels, int64_t vectors, int64_t tile, int64_t tiles) {
+    const int64_t channels = ceil_div(c.depth, tiles), step = c.from_channel();
+    Requests r{};
+    r.at = reinterpret_cast<const char*>(pixels + kLanes<T> - 1 + tile * channels * step);
+    r.rows = ceil_div(channels * kStepsBetweenRequests, c.depth);
+    r.row_bytes = step * int64_t(sizeof(T));
+    r.lines = ceil_div(vectors * kLanes<T>, kLine<T>);
+    return r;
 }
 
 template <class T>
@@ -244,11 +256,8 @@ static void pixel_lane_block(const StripCall<T>& c, const Block& b, const T* str
                 const auto find = from_panel ? find_pixel_tile<T, true> : find_pixel_tile<T, false>;
                 t.requests = {};
                 if (from_panel && c.in_place && v2 > v1) {
-                    const int64_t tile = (k - first_filter) / height - 1, step = c.from_channel(), steps = ceil_div(c.depth, heights - 1);
-                    t.requests.rows = ceil_div(steps * kStepsBetweenRequests, c.depth);
-                    t.requests.row_bytes = step * int64_t(sizeof(T));
-                    t.requests.at = reinterpret_cast<const char*>(strip + list[v1].strip + L - 1 + tile * steps * step);
-                    t.requests.lines = v2 - v1;
+                    const int64_t tile = (k - first_filter) / height - 1;
+                    t.requests = requests_of_panel(c, strip + list[v1].strip, v2 - v1, tile, heights - 1);
                 }
                 if (c.rows_stored) {
                     t.output = output;

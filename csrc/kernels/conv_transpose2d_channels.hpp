@@ -6,12 +6,12 @@
 //   14      |                |                |   loaded; rows of the window that see only padding are skipped
 //   pixels  +----------------+----------------+
 //
-// Where rows are shorter than that, a tile takes the same row of several images: of 16 images of 1024 channels of 4 x 4, with 4 x 4
-// windows and stride 2, to 512, two threads take 16.5 ms, where four pixels at a time took 33.
+// Where rows are shorter than that, a tile takes the same row of several images: of 16 images of 1024 channels of 4 x 4, with 4 x
+// 4 windows and stride 2, to 512, two threads take 16.5 ms, where four pixels at a time took 33.
 //
 // A band of rows of one phase of x waits in tiles for the other phases, is transposed to rows of pixels, and interleaved
-// (conv_transpose2d_phases.hpp). All images that fit stand side by side in one strip, so that a phase's weights of a panel, half a MiB
-// at 1024 channels, are read once for all of them.
+// (conv_transpose2d_phases.hpp). All images that fit stand side by side in one strip, so that a phase's weights of a panel, half
+// a MiB at 1024 channels, are read once for all of them.
 #pragma once
 
 #include "conv_transpose2d_phases.hpp"
@@ -40,13 +40,10 @@ template <class T, int MT, int IMAGES = 1>
 FASTCV_NOINLINE void channel_tile(const ChannelTile<T>& t) {
     constexpr int L = kLanes<T>, NV = 2;
     Vec<T> acc[MT][NV];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
+    start_tile<T, MT, NV>(acc, t.bias);
     channel_lanes<T, MT, NV, IMAGES>(acc, t.depth, t.packed, t.pixels, t.offset, t.image_stride);
-    if (t.activation != Activation::none)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++)
-            FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = activate<T>(acc[i][j], t.activation, t.slope);
-    FASTCV_UNROLL for (int i = 0; i < MT; i++)
-        FASTCV_UNROLL for (int j = 0; j < NV; j++) store(t.tile + (2 * i + j) * L, acc[i][j]);
+    activate_tile<T, MT, NV>(acc, t.activation, t.slope);
+    store_tile<T, MT, NV>(acc, t.tile, 2 * L);
 }
 
 template <class T>
@@ -149,7 +146,8 @@ struct ChannelPhaseCall {
     T slope;
 };
 
-// How many images share a tile, which then has the whole row of each. Images of one column do not: they would need as many tiles again.
+// How many images share a tile, which then has the whole row of each. Images of one column do not: they would need as many tiles
+// again.
 template <class T>
 static int64_t images_of_tile(int64_t positions) {
     return positions > 1 && positions <= kTilePixels<T> ? StripTiles<T>::pixels / positions : 1;
@@ -186,8 +184,8 @@ struct ChannelTiles {
     }
 };
 
-// One image's part of a tile, of each phase of x `phase_elements` behind the last: turned to rows of pixels, and interleaved into row
-// `to` of `filters` planes, from position x on.
+// One image's part of a tile, of each phase of x `phase_elements` behind the last: turned to rows of pixels, and interleaved into
+// row `to` of `filters` planes, from position x on.
 template <class T>
 static void store_channel_phases(const ChannelPhaseCall<T>& c, const T* tile, int64_t phase_elements, int64_t x, int64_t pixels,
                                  int64_t filters, char* to, T* rows, const T** phase_row) {
@@ -208,8 +206,8 @@ static void store_channel_phases(const ChannelPhaseCall<T>& c, const T* tile, in
     }
 }
 
-// One panel of filters, `images` images from n0 on: a phase of rows at a time, so that its weights stay near for all rows and images.
-// tile[phase of x][y][tile][..] and rows[phase of x][filter][lanes] are scratch.
+// One panel of filters, `images` images from n0 on: a phase of rows at a time, so that its weights stay near for all rows and
+// images. tile[phase of x][y][tile][..] and rows[phase of x][filter][lanes] are scratch.
 template <class T>
 static void channel_phases(const ChannelPhaseCall<T>& c, const T* strip, int64_t n0, int64_t images, int64_t g, int64_t panel, T* tile,
                            T* rows, const T** phase_row) {

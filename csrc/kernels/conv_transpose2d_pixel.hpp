@@ -2,8 +2,8 @@
 //
 //   output[n][c][r][s] = sum over k of input[n][k] * weight[k][c][r][s]
 //
-// As it is whole windows that come out, nothing overlaps and no stride is ever taken. An image's output and a channel's weights are
-// one row each of columns (c, r, s):
+// As it is whole windows that come out, nothing overlaps and no stride is ever taken. An image's output and a channel's weights
+// are one row each of columns (c, r, s):
 //
 //             3 vectors of columns
 //           +--------+--------+--------+
@@ -11,8 +11,8 @@
 //   8 images|        |        |        |   them is copied where there are more images than rows of a tile, as rows of the weights
 //           +--------+--------+--------+   may lie 64 KiB apart and compete for the same cache sets
 //
-// As an ordinary convolution each output sees one tap of its window inside the image, and a call packs all the weights: 100 to 1024
-// channels, 4x4 taps, 16 images took 3.8 ms so, and 1.2 ms with packed weights; here they take 0.35 ms.
+// As an ordinary convolution each output sees one tap of its window inside the image, and a call packs all the weights: 100 to
+// 1024 channels, 4x4 taps, 16 images took 3.8 ms so, and 1.2 ms with packed weights; here they take 0.35 ms.
 #pragma once
 
 #include "conv2d_strip_blocks.hpp"
@@ -55,7 +55,7 @@ template <class T, int MT>
 FASTCV_NOINLINE void image_tile(const PixelImages<T>& t) {
     constexpr int NV = kPixelVectors, L = kLanes<T>;
     Vec<T> acc[MT][NV];
-    FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = load(t.bias + j * L);
+    start_tile<T, MT, NV>(acc, t.bias);
     strided_product<T, MT, NV>(acc, t.depth, t.operands);
     FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) {
         T* to = reinterpret_cast<T*>(t.output + i * t.output_bytes) + j * L;

@@ -288,8 +288,8 @@ static T* gram_output(const GramCall<T>& c, int64_t n, int64_t i, int64_t j) {
 
 // The part of rows [first, last) and columns [j, end) that is on or above the diagonal, and its mirror image: adds parts up in
 // their order and scales. `sums` holds row 0 and column j; j and `first` are multiples of lanes. kGramSquares squares below each
-// other become neighbours in the mirror image, and are turned one after the other, since the result's rows may be a power of two apart,
-// where a line that is written in pieces leaves the cache in between.
+// other become neighbours in the mirror image, and are turned one after the other, since the result's rows may be a power of two
+// apart, where a line that is written in pieces leaves the cache in between.
 constexpr int64_t kGramSquares = 4;
 template <class T>
 static void finish_gram(const GramCall<T>& c, int64_t n, int64_t first, int64_t last, int64_t j, int64_t end, T* sums) {
@@ -425,7 +425,7 @@ static int64_t plan_gram(GramCall<T>& c) {
     if (c.kind == c.panels) c.block = smaller(c.part_pixels, 1024 / int64_t(sizeof(T)));
     c.stride = c.kind == c.dots ? round_up(c.block, L) + L : (c.block + 4) * L;
     c.far = C * C * int64_t(sizeof(T)) > (int64_t(2) << 20);
-    c.one_block = c.kind == c.panels && c.block == c.pixels;
+    c.one_block = c.kind == c.panels && c.block >= c.pixels;
     c.pitch = c.one_block ? GramTiles::vectors * L : panels * L + L;
     return c.kind == c.interleaved ? 0 : c.kind == c.dots ? C * c.stride : panels * c.stride + L * L;
 }

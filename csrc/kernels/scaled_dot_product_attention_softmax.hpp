@@ -32,8 +32,8 @@ struct AttentionCall {
         return s.G * s.L <= 3 && s.E == E && s.F == F && s.E > 0 && key.stride_bytes[2] == element &&
                value.stride_bytes[2] == element;
     }
-    // Whether the elements of a head's queries are read where they lie. Rows of heads that share keys may be anywhere; long rows are
-    // copied cheaply in comparison, and their copies share fewer sets of the cache.
+    // Whether the elements of a head's queries are read where they lie. Rows of heads that share keys may be anywhere; long rows
+    // are copied cheaply in comparison, and their copies share fewer sets of the cache.
     bool queries_in_place() const {
         constexpr int64_t element = sizeof(T);
         return s.G == 1 && E <= 128 && query.stride_bytes[2] == element && query.stride_bytes[1] % element == 0;
@@ -71,12 +71,14 @@ FASTCV_NOINLINE void score_tile(const Operands<T>& o, int64_t depth, T* out, int
     Vec<T> acc[MT][NV];
     clear_tile<T, MT, NV>(acc);
     strided_product<T, MT, NV>(acc, depth, o);
-    if (bias)
-        FASTCV_UNROLL for (int i = 0; i < MT; i++) FASTCV_UNROLL for (int j = 0; j < NV; j++) {
-            const Vec<T> add = load_first(bias[i] + bias_offset + j * L, keys - j * L);
-            acc[i][j] = fma(add, log2e, acc[i][j]);
-        }
     const int64_t last = keys - (NV - 1) * L;
+    if (bias)
+        FASTCV_UNROLL for (int i = 0; i < MT; i++) {
+            const T* const row = bias[i] + bias_offset;
+            FASTCV_UNROLL for (int j = 0; j < NV - 1; j++) acc[i][j] = fma(load(row + j * L), log2e, acc[i][j]);
+            const Vec<T> add = last < L ? load_first(row + (NV - 1) * L, last) : load(row + (NV - 1) * L);
+            acc[i][NV - 1] = fma(add, log2e, acc[i][NV - 1]);
+        }
     if (last < L)
         FASTCV_UNROLL for (int i = 0; i < MT; i++) acc[i][NV - 1] = lane_numbers<T>() >= T(last) ? hidden : acc[i][NV - 1];
     FASTCV_UNROLL for (int i = 0; i < MT; i++) {

@@ -95,9 +95,11 @@ class _Attention:
         if mask is not None and mask.dtype != np.dtype(bool):
             mask = mask.astype(np.float64)
         defaults = {"causal_alignment": "top_left", "softcap": 0.0, "window": None}
-        options = {**defaults, "kv_lengths": None, "seed": None, **options}
+        options = {**defaults, "seed": None, **options}
+        kv_lengths = options.pop("kv_lengths", None)
         call: Any = _checks.attention(op, q, k, v, mask, enable_gqa=enable_gqa, **options)
         g = self.geometry = call.geometry
+        kv_lengths = _checks.key_lengths(op, kv_lengths, g)
         self.rows_shape = g.rows_shape
         self.scale, cap, left, right, bottom_right, dropout, seed = call.parameters.values()
 
@@ -117,7 +119,7 @@ class _Attention:
             bent = np.tanh(scores / cap)
             scores, self.cap_slope = cap * bent, 1 - bent**2
 
-        lengths = np.full(g.batch or 1, g.keys) if call.kv_lengths is None else call.kv_lengths
+        lengths = np.full(g.batch or 1, g.keys) if kv_lengths is None else kv_lengths
         length = lengths.reshape(-1, 1, 1, 1)
         position = np.arange(g.queries)[:, None] + bottom_right * (length - g.queries)
         after = np.arange(g.keys) - position  # a query's own key
