@@ -65,7 +65,26 @@ def test_equal_arguments_and_no_others_are_the_same_call() -> None:
         if again is argument or again.strides == argument.strides:
             assert calls.find((again,)) == i
     assert calls.find((1, 2)) is None
-    assert calls.find(("sam", "e")) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("a", "b"), ("ab", "")),
+        ((1, (2,)), ((1, 2),)),
+        (((), 1), ((1,),)),
+        ((1, 0), (1,)),
+        ((np.ones(3, np.float32),), (np.ones(3, np.int32),)),
+        ((np.ones((2, 1)),), (np.ones((1, 2)),)),
+        ((np.ones((1, 1)),), (np.ones(1),)),
+    ],
+)
+def test_arguments_do_not_run_into_each_other(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    calls = _core.KnownCalls()
+    calls.keep(one, "one")
+    assert calls.find(other) is None
+    calls.keep(other, "other")
+    assert calls.find(one) == "one"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +98,7 @@ def test_equal_arguments_and_no_others_are_the_same_call() -> None:
         IMAGE.view(Array),
         1 << 64,
         (1, [2]),
+        (1, (int,)),
         tuple(range(200)),
         object(),
         "\ud800",
@@ -118,15 +138,77 @@ def test_arrays_are_not_kept_alive_and_plans_are_let_go() -> None:
 def test_threads_find_what_others_keep() -> None:
     calls = _core.KnownCalls(sets=2)
 
-    def work(thread: int) -> None:
+    def work(thread: int) -> int:
+        hits = 0
         for i in range(2000):
             key = (i % 11, "key")
             found = calls.find(key)
             assert found is None or found == i % 11
+            hits += found is not None
             calls.keep(key, i % 11)
+        return hits
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(work, range(8)))
+        assert sum(threads.map(work, range(8))) > 0
+
+
+WEIGHT = np.ones((2, 2, 3, 3), np.float32)
+TOKENS = np.ones((1, 2, 5, 4), np.float32)
+POOLED, PLACES = fastcv.max_pool2d(IMAGE, 2, return_indices=True)
+ATTENDED, LSE = fastcv.scaled_dot_product_attention(TOKENS, TOKENS, TOKENS, return_lse=True)
+CONV2D, CONV_TRANSPOSE2D = fastcv.Conv2d(WEIGHT, padding=1), fastcv.ConvTranspose2d(WEIGHT)
+FUNCTIONS: dict[str, Any] = {
+    "conv2d": lambda: fastcv.conv2d(IMAGE, WEIGHT, padding="same", activation=("leaky_relu", 0.1)),
+    "conv2d_grad_input": lambda: fastcv.conv2d_grad_input(IMAGE, WEIGHT, IMAGE.shape, padding=1),
+    "conv2d_grad_weight": lambda: fastcv.conv2d_grad_weight(IMAGE, IMAGE, (2, 2, 3, 3), padding=1),
+    "Conv2d": lambda: CONV2D(IMAGE),
+    "conv_transpose2d": lambda: fastcv.conv_transpose2d(IMAGE, WEIGHT, WEIGHT[0, 0, 0, :2]),
+    "conv_transpose2d_grad_input": lambda: fastcv.conv_transpose2d_grad_input(
+        IMAGE, WEIGHT, IMAGE.shape, padding=1
+    ),
+    "conv_transpose2d_grad_weight": lambda: fastcv.conv_transpose2d_grad_weight(
+        IMAGE, IMAGE, (2, 2, 3, 3), padding=1
+    ),
+    "ConvTranspose2d": lambda: CONV_TRANSPOSE2D(IMAGE),
+    "max_pool2d": lambda: fastcv.max_pool2d(IMAGE, (2, 2), return_indices=True)[0],
+    "max_pool2d_grad_input": lambda: fastcv.max_pool2d_grad_input(POOLED, PLACES, IMAGE.shape),
+    "max_unpool2d": lambda: fastcv.max_unpool2d(POOLED, PLACES, 2, output_size=(4, 6)),
+    "max_unpool2d_grad_input": lambda: fastcv.max_unpool2d_grad_input(IMAGE, PLACES),
+    "gram_matrix": lambda: fastcv.gram_matrix(IMAGE, 0.5),
+    "gram_matrix_grad_input": lambda: fastcv.gram_matrix_grad_input(
+        np.ones((1, 2, 2), np.float32), IMAGE
+    ),
+    "scaled_dot_product_attention": lambda: fastcv.scaled_dot_product_attention(
+        TOKENS, TOKENS, TOKENS, is_causal=True, window=(2, 2)
+    ),
+    "scaled_dot_product_attention_grad": lambda: fastcv.scaled_dot_product_attention_grad(
+        ATTENDED, TOKENS, TOKENS, TOKENS, ATTENDED, LSE
+    )[0],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_knows_its_second_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = FUNCTIONS[name]()
+
+    def check(*arguments: Any, **named: Any) -> bool:
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(fastcv._checks, "float_arrays", check)
+    second = FUNCTIONS[name]()
+    assert second is not first
+    assert np.array_equal(first, second)
+
+
+def test_dropout_is_not_kept() -> None:
+    """Or each seed would take the place of another call."""
+    known = fastcv.scaled_dot_product_attention(TOKENS, TOKENS, TOKENS, scale=0.25)
+    for seed in range(1000):
+        fastcv.scaled_dot_product_attention(TOKENS, TOKENS, TOKENS, dropout_p=0.5, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(fastcv._checks, "attention")
+        again = fastcv.scaled_dot_product_attention(TOKENS, TOKENS, TOKENS, scale=0.25)
+    assert np.array_equal(known, again)
 
 
 def test_a_known_call_still_checks_what_arrays_hold() -> None:

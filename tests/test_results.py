@@ -107,3 +107,43 @@ def test_threads_get_memory_of_their_own() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(check, range(40)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (3,), (0,), (2, 0, 3), (2, 3, 4), (2, 3, 4, 5), (1, 3, 0, 5)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_layouts_are_numpys(shape: tuple[int, ...], dtype: str) -> None:
+    layout = _core.ResultLayout(shape, np.dtype(dtype))
+    assert layout.shape == shape
+    assert layout.new().strides == np.empty(shape, dtype).strides
+    assert layout.new().shape == shape
+    if len(shape) < 3:
+        return
+    *batch, channels, height, width = shape
+    memory = np.empty((*batch, height, width, channels), dtype)
+    array = _core.ResultLayout(shape, np.dtype(dtype), channels_last=True).new()
+    assert array.shape == shape
+    assert array.strides == np.moveaxis(memory, -1, -3).strides
+
+
+def test_what_cannot_be_had_is_an_error() -> None:
+    for size in (1 << 44, (1 << 61) - 1):
+        with pytest.raises((MemoryError, ValueError)):
+            _core.ResultLayout((size,), np.dtype(np.float32)).new()
+    too_many = _core.ResultLayout((1 << 40, 1 << 40), np.dtype(np.float32))
+    with pytest.raises(ValueError):
+        too_many.new()
+    with pytest.raises(ValueError):
+        _core.ResultLayout.new_together([too_many, too_many])
+
+
+def test_arrays_made_together_do_not_overlap() -> None:
+    shapes = [(3, 5), (0, 4), (70_000,), (1,)]
+    for extra in ([], [(9 * MIB,)]):
+        layouts = [_core.ResultLayout(shape, np.dtype(np.float32)) for shape in shapes + extra]
+        arrays = _core.ResultLayout.new_together(layouts)
+        for i, array in enumerate(arrays):
+            assert array.shape == layouts[i].shape
+            array.fill(i)
+        assert all((array == i).all() for i, array in enumerate(arrays))

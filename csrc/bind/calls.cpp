@@ -2,7 +2,7 @@
 //
 // Checking arguments in Python costs a few microseconds, and ten times as much where a kernel has just had the caches to itself.
 // What follows from dtypes, shapes, strides and parameters is therefore worked out once, and found again by all of them, in one
-// step. Data and addresses play no part.
+// step. What arrays hold, and where they lie, plays no part.
 #include <stdint.h>
 #include <string.h>
 
@@ -18,14 +18,14 @@ namespace {
 
 PyTypeObject* array_type = nullptr;  // numpy.ndarray
 
-// Arguments as numbers, where equal numbers mean equal arguments: None, bool, int, float, str, types, NumPy arrays, and tuples of
-// these, all of exactly that type. 2, 2.0 and np.int64(2) are equal in Python, but not all of them are sizes.
+// Arguments as numbers, where equal numbers mean equal arguments: types, None, bool, int, float, str, NumPy arrays, and tuples of
+// these but for types, all of exactly that type. 2, 2.0 and np.int64(2) are equal in Python, but not all of them are sizes.
 class CallKey {
 public:
     // Whether these arguments have one.
     bool read(const py::tuple& call) {
         for (const py::handle argument : call)
-            if (!add(argument)) return false;
+            if (PyType_Check(argument.ptr()) ? !add_type(argument.ptr()) : !add(argument)) return false;
         return true;
     }
     bool operator==(const std::vector<int64_t>& other) const {
@@ -70,9 +70,10 @@ private:
             memcpy(&bits, &value, sizeof bits);
             return put(real) && put(bits);
         }
-        if (PyUnicode_CheckExact(o)) return add_text(o);
-        return PyType_Check(o) && put(type) && put(int64_t(reinterpret_cast<uintptr_t>(o)));
+        return PyUnicode_CheckExact(o) && add_text(o);
     }
+
+    bool add_type(PyObject* o) { return put(type) && put(int64_t(reinterpret_cast<uintptr_t>(o))); }
 
     bool add_text(PyObject* o) {
         Py_ssize_t bytes = 0;
@@ -130,15 +131,15 @@ private:
         uint64_t hash = 0;
         std::vector<int64_t> key;
         py::object plan;
-        py::list types;  // whose addresses are part of the key
+        std::vector<py::object> types;  // whose addresses are part of the key
     };
     using Set = std::array<Entry, 4>;
 
     Set& set_of(uint64_t hash) { return sets_[hash % sets_.size()]; }
-    static py::list types_in(const py::tuple& call) {
-        py::list types;
+    static std::vector<py::object> types_in(const py::tuple& call) {
+        std::vector<py::object> types;
         for (const py::handle argument : call)
-            if (PyType_Check(argument.ptr())) types.append(argument);
+            if (PyType_Check(argument.ptr())) types.push_back(py::reinterpret_borrow<py::object>(argument));
         return types;
     }
 

@@ -159,7 +159,8 @@ def scaled_dot_product_attention(
             _checks.fits(_OP, "the weights", shapes["weights"])
         layouts = {name: _core.ResultLayout(shape, query.dtype) for name, shape in shapes.items()}
         plan = _attention(checked), g, layouts
-        _ATTENTIONS.keep(call, plan)
+        if not checked.parameters["dropout"]:  # seeds seldom come twice
+            _ATTENTIONS.keep(call, plan)
     attention, geometry, layouts = plan
     lengths = _checks.key_lengths(_OP, kv_lengths, geometry)
     output = layouts["output"].new()
@@ -300,7 +301,8 @@ def scaled_dot_product_attention_grad(
         )
         layouts = [_core.ResultLayout(shape, query.dtype) for shape in shapes]
         plan = _attention(checked), g, layouts
-        _GRADIENTS.keep(call, plan)
+        if not checked.parameters["dropout"]:
+            _GRADIENTS.keep(call, plan)
     attention, geometry, layouts = plan
     lengths = _checks.key_lengths(op, kv_lengths, geometry)
     grad_query, grad_key, grad_value = _core.ResultLayout.new_together(layouts)
