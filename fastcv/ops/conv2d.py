@@ -129,11 +129,9 @@ def conv2d(
         geometry = _checks.conv2d_geometry(op, input.shape, weight.shape, parameters)
         if bias is not None:
             _checks.conv2d_bias(op, bias.shape, weight.shape)
-        convolution = _core.Convolution(
-            parameters.stride,
+        convolution = _convolution(
+            parameters,
             geometry.padding,
-            parameters.dilation,
-            parameters.groups,
             *_checks.activation(op, activation),
             _checks.conv2d_algorithm(
                 op, algorithm, weight.shape, parameters.stride, parameters.dilation
@@ -229,7 +227,10 @@ def conv2d_grad_input(
             op, checked_shape, weight.shape, parameters, input_name="input_shape"
         )
         _checks.conv2d_grad_output(op, grad_output.shape, geometry)
-        plan = _layout.result(checked_shape, grad_output), _convolution(parameters, geometry)
+        plan = (
+            _layout.result(checked_shape, grad_output),
+            _convolution(parameters, geometry.padding),
+        )
         _INPUT_GRADIENTS.keep(call, plan)
     layout, convolution = plan
     grad_input: NDArray[FloatT] = layout.new()
@@ -315,7 +316,7 @@ def conv2d_grad_weight(
         )
         _checks.conv2d_grad_output(op, grad_output.shape, geometry)
         layout = _core.ResultLayout(checked_shape, input.dtype)
-        plan = layout, _convolution(parameters, geometry)
+        plan = layout, _convolution(parameters, geometry.padding)
         _WEIGHT_GRADIENTS.keep(call, plan)
     layout, convolution = plan
     grad_weight: NDArray[FloatT] = layout.new()
@@ -324,10 +325,21 @@ def conv2d_grad_weight(
 
 
 def _convolution(
-    parameters: _checks.Conv2dParameters, geometry: _checks.Conv2dGeometry
+    parameters: _checks.Conv2dParameters,
+    padding: tuple[int, int],
+    activation: int = 0,
+    slope: float = 0.0,
+    algorithm: int = 0,
 ) -> _core.Convolution:
+    """Return what the compiled kernels take; `padding` is what is above and at the left."""
     return _core.Convolution(
-        parameters.stride, geometry.padding, parameters.dilation, parameters.groups
+        parameters.stride,
+        padding,
+        parameters.dilation,
+        parameters.groups,
+        activation,
+        slope,
+        algorithm,
     )
 
 
@@ -438,11 +450,9 @@ class Conv2d(Immutable, Generic[FloatT]):
         if bias is not None:
             _checks.conv2d_bias("Conv2d", bias.shape, weight.shape)
         (top, _), (left, _) = _checks.conv2d_sides(weight.shape, parameters)
-        convolution = _core.Convolution(
-            parameters.stride,
+        convolution = _convolution(
+            parameters,
             (top, left),
-            parameters.dilation,
-            parameters.groups,
             *_checks.activation("Conv2d", activation),
             _checks.conv2d_algorithm(
                 "Conv2d", algorithm, weight.shape, parameters.stride, parameters.dilation
