@@ -1,7 +1,8 @@
 """Transposed convolutions of JAX's arrays on the CPU: fastcv.jax against jax.lax.conv_transpose.
 
-Forward, and the gradients by input and weight, under jit, in alternating rounds; the medians and
-their ratio. `python bench/jax_conv_transpose2d.py` prints a table in Markdown.
+Forward, the gradients by input and weight, and both together as a step of training has them, under
+jit, in alternating rounds; the medians and their ratio. `python bench/jax_conv_transpose2d.py`
+prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -48,8 +49,23 @@ def theirs(stride: int, padding: int, size: int) -> Callable[..., Any]:
     )
 
 
+def forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, w, g: function(x, w)
+
+
 def gradients(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, w, g: jax.vjp(function, x, w)[1](g)
+
+
+def step(function: Callable[..., Any]) -> Callable[..., Any]:
+    def both(x: Any, w: Any, g: Any) -> Any:
+        y, pull = jax.vjp(function, x, w)
+        return y, pull(g)
+
+    return both
+
+
+WAYS = {"forward": forward, "gradients": gradients, "both": step}
 
 
 def seconds(function: Callable[..., Any], arrays: tuple[Any, ...], budget: float) -> float:
@@ -69,31 +85,32 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="per measurement")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    print("| case | forward: JAX ms | fastcv ms | ratio | gradients: JAX ms | fastcv ms | ratio |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    ratios: tuple[list[float], list[float]] = ([], [])
+    heads = [f"{way}: JAX ms | fastcv ms | ratio" for way in WAYS]
+    print("| case |", " | ".join(heads), "|")
+    print("|---|" + "--:|--:|--:|" * len(WAYS))
+    ratios: dict[str, list[float]] = {way: [] for way in WAYS}
     for name, (n, c, height, width, k, size, stride, padding) in CASES.items():
         x = jnp.asarray(rng.standard_normal((n, c, height, width), np.float32))
         w = jnp.asarray(rng.standard_normal((c, k, size, size), np.float32) / math.sqrt(c * size))
         pair = [f(stride, padding, size) for f in (theirs, ours)]
         g = jnp.asarray(rng.standard_normal(pair[1](x, w).shape, np.float32))
         cells = [name]
-        for column, (make, arrays) in enumerate(((lambda f: f, (x, w)), (gradients, (x, w, g)))):
+        for way, make in WAYS.items():
             functions = [jax.jit(make(function)) for function in pair]
-            results = [jax.tree.leaves(function(*arrays)) for function in functions]
+            results = [jax.tree.leaves(function(x, w, g)) for function in functions]
             for one, other in zip(*results, strict=True):
                 scale = float(jnp.abs(one).max())
                 np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-4 * scale)
             rounds = [
-                [seconds(function, arrays, options.seconds) for function in functions]
+                [seconds(function, (x, w, g), options.seconds) for function in functions]
                 for _ in range(options.rounds)
             ]
             jax_s, fastcv_s = (statistics.median(times) for times in zip(*rounds, strict=True))
-            ratios[column].append(jax_s / fastcv_s)
+            ratios[way].append(jax_s / fastcv_s)
             cells += [f"{jax_s * 1e3:.3g}", f"{fastcv_s * 1e3:.3g}", f"{jax_s / fastcv_s:.1f}"]
         print("|", " | ".join(cells), "|", flush=True)
-    means = [math.exp(statistics.fmean(map(math.log, column))) for column in ratios]
-    print(f"| geometric mean | | | {means[0]:.1f} | | | {means[1]:.1f} |")
+    means = [math.exp(statistics.fmean(map(math.log, column))) for column in ratios.values()]
+    print("| geometric mean", "".join(f"| | | {mean:.1f} " for mean in means) + "|")
 
 
 if __name__ == "__main__":
