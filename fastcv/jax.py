@@ -28,7 +28,7 @@ try:
     from jax.custom_batching import custom_vmap
     from jax.custom_derivatives import SymbolicZero
 except ImportError as error:
-    raise ImportError("fastcv.jax needs JAX: pip install jax") from error
+    raise ImportError("fastcv.jax needs JAX 0.6.1 or newer: pip install 'jax>=0.6.1'") from error
 
 from fastcv import _core
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Op, Parameters

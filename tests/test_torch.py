@@ -519,6 +519,24 @@ def test_torchs_samples(name: str, dtype: Any) -> None:
 # Autocast
 
 
+def test_tangents_are_refused() -> None:
+    x, weight = torch.randn(1, 1, 5, 5), torch.randn(1, 1, 3, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            ft.conv2d(dual, weight)
+        inside = ft.conv2d(x, weight)
+    assert torch.equal(inside, ft.conv2d(x, weight))
+
+
+def test_matchings_take_bfloat16() -> None:
+    cost = torch.tensor([[1, 2, 3], [3, 1, 2], [2, 3, 1.5]]).bfloat16()
+    for one, other in zip(
+        ft.linear_sum_assignment(cost), ft.linear_sum_assignment(cost.float()), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
 def test_autocast_computes_in_float32() -> None:
     x, weight = torch.rand(1, 3, 6, 6), torch.rand(4, 3, 3, 3, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

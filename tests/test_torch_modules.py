@@ -209,6 +209,50 @@ def test_training() -> None:
         close(fast.eval()(x), plain.eval()(x))
 
 
+class Fails(nn.Module):
+    """A part that fails when it is told to."""
+
+    fails = False
+
+    def forward(self, x: Any) -> Any:
+        if self.fails:
+            raise RuntimeError("told to")
+        return x
+
+
+def test_a_forward_that_fails_folds_nothing_later() -> None:
+    fast = ft.accelerate(nn.Sequential(Fails(), nn.Conv2d(4, 4, 3), nn.ReLU()).eval())
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        want = fast[1](x)
+        assert (want < 0).any()
+        fast[0].fails = True
+        with pytest.raises(RuntimeError, match="told to"):
+            fast(x)
+        assert torch.equal(fast[1](x), want)
+
+
+def test_forward_mode_is_torchs() -> None:
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3)).eval()
+    fast = ft.accelerate(plain)
+    x, direction = torch.randn(2, 1, 4, 9, 9)
+    with torch.no_grad():
+        want, got = (torch.func.jvp(m, (x,), (direction,)) for m in (plain, fast))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, direction)
+            _, tangent = torch.autograd.forward_ad.unpack_dual(fast(dual))
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(tangent, want[1])
+
+
+def test_report_names_layers_that_torch_computes_whole() -> None:
+    fast = ft.accelerate(nn.TransformerEncoderLayer(16, 2, batch_first=True).eval())
+    assert str(ft.report(fast)).startswith(
+        "(model): TransformerEncoderLayer is computed whole by torch"
+    )
+
+
 def test_calls_from_threads_fold_only_their_own() -> None:
     plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     plain[1].running_mean.uniform_(-1, 1)

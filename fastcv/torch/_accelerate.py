@@ -121,6 +121,8 @@ def _texts(module: torch.nn.Module, names: dict[int, str]) -> Iterator[tuple[boo
         yield True, "runs on fastcv" + (folded if followers else "")
     elif _transformers.uses_attention(module):
         yield True, "calls fastcv's attention"
+    elif isinstance(module, torch.nn.TransformerEncoderLayer):
+        yield False, "is computed whole by torch in eval mode without gradients"
     elif isinstance(module, tuple(_modules.CLASSES)):
         yield False, "is left: " + (reason(module) or "not chosen")
 
@@ -179,6 +181,7 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
     if folding and _modules.FOLDS not in container.__dict__:
         container.__dict__[_modules.FOLDS] = tuple(folding)
         container.register_forward_pre_hook(_modules.arm)
+        container.register_forward_hook(_modules.disarm, always_call=True)
 
 
 def _recorded(container: torch.nn.Module) -> Any:

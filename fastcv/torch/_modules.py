@@ -170,6 +170,17 @@ def arm(container: torch.nn.Module, arguments: Any) -> None:
         module.__dict__["armed"] = caller
 
 
+def disarm(container: torch.nn.Module, arguments: Any, output: Any) -> None:
+    """Take back what `arm` said: the forward is over, and may have ended in an error.
+
+    It is a hook of the container after its forward.
+    """
+    caller = _caller()
+    for module in container.__dict__[FOLDS]:
+        if module.__dict__.get("armed") == caller:
+            del module.__dict__["armed"]
+
+
 def _packs_in_graph(input: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> bool:
     """Whether a graph may have an operator for this call, which has neither gradients nor vmap."""
     every = (input, *tensors)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from fastcv import _layout
 from fastcv._gradients import (
@@ -148,11 +149,20 @@ def needs_gradient(arrays: Arrays) -> bool:
 
 def serves(*tensors: torch.Tensor | None) -> bool:
     """Whether modules may compute with these tensors, in whatever mode they are called."""
-    return not torch.is_autocast_enabled("cpu") and all(
-        tensor is None
-        or (isinstance(tensor, torch.Tensor) and tensor.is_cpu and tensor.dtype in FLOATS)
-        for tensor in tensors
+    return (
+        not torch.is_autocast_enabled("cpu")
+        and not _in_forward_mode()
+        and all(
+            tensor is None
+            or (isinstance(tensor, torch.Tensor) and tensor.is_cpu and tensor.dtype in FLOATS)
+            for tensor in tensors
+        )
     )
+
+
+def _in_forward_mode() -> bool:
+    """Whether tensors may have tangents, which torch has no public way to ask."""
+    return forward_ad._current_level >= 0
 
 
 def _only_result_on_device(arrays: Arrays) -> bool:
@@ -181,6 +191,7 @@ def is_plain(arrays: Arrays) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
+        or _in_forward_mode()
     )
 
 
@@ -379,6 +390,8 @@ def _values(name: str, value: Any) -> Any:
                 f"{name}: tensors must be on the CPU, since this build has no kernels for other "
                 f"devices, got a tensor on {value.device}"
             )
+        if value.dtype is torch.bfloat16:  # NumPy has no such dtype
+            value = value.float()
         return value.detach().resolve_neg().numpy()
     if isinstance(value, (list, tuple)):
         return [_values(name, each) for each in value]

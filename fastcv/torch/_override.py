@@ -46,7 +46,9 @@ class override(TorchFunctionMode):
     These are `conv2d`, `conv_transpose2d`, `max_pool2d`, `max_unpool2d` and
     `scaled_dot_product_attention`, wherever they are called in this thread, so also inside of
     modules. Calls that fastcv does not take go to torch: other devices and dtypes, dropout,
-    autocast, and those that are wrong, whose errors are torch's.
+    autocast, forward-mode gradients, and those that are wrong, whose errors are torch's. What
+    another function of torch calls it computes itself: the attention in
+    `torch.nn.MultiheadAttention` is one, which `accelerate` serves.
 
     Examples
     --------
