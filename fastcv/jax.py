@@ -344,30 +344,83 @@ def _function(op: Op) -> Callable[..., Any]:
     return function
 
 
-def _values(name: str, value: Any) -> Any:
-    """Return an argument with NumPy's arrays in place of JAX's."""
-    if isinstance(value, (list, tuple)):
-        return [_values(name, each) for each in value]
-    if isinstance(value, jax.core.Tracer):
+def _results_of_assignment(given: dict[str, Any]) -> Any:
+    rows, columns = _sizes("linear_sum_assignment", "cost_matrix", given["cost_matrix"], 2)
+    if given["cost_limit"] is not None or given["nan_policy"] != "raise":
         raise TypeError(
-            f"{name}: arrays must have values, since the results' sizes depend on them; inside "
-            f"jit, vmap or grad they have none"
+            "linear_sum_assignment: inside jit, arrays must have a known size, and how many pairs "
+            "there are depends on the costs with cost_limit or nan_policy='forbid'; "
+            "linear_sum_assignment_batch gives a column or -1 for each row"
         )
-    return np.asarray(value) if isinstance(value, jax.Array) else value
+    pairs = (_result(np.int64, min(rows, columns)),) * 2
+    duals = _result(np.float64, rows), _result(np.float64, columns)
+    return pairs + duals if given["return_duals"] else pairs
+
+
+def _results_of_batch(given: dict[str, Any]) -> Any:
+    name, costs = "linear_sum_assignment_batch", given["costs"]
+    if isinstance(costs, (list, tuple)):
+        rows = [_sizes(name, f"costs[{i}]", each, 2)[0] for i, each in enumerate(costs)]
+        return _result(np.int64, len(costs), max(rows, default=0))
+    return _result(np.int64, *_sizes(name, "costs", costs, 3)[:2])
+
+
+def _results_of_matches(given: dict[str, Any]) -> Any:
+    images, queries, _ = _sizes("detr_match", "logits", given["logits"], 3)
+    counts = [min(queries, len(labels)) for labels in given["target_labels"]]
+    matches = [(_result(np.int64, count),) * 2 for count in counts]
+    return (matches, _result(np.float64, images)) if given["return_cost"] else matches
+
+
+_RESULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "linear_sum_assignment": _results_of_assignment,
+    "linear_sum_assignment_batch": _results_of_batch,
+    "detr_match": _results_of_matches,
+}
+
+
+def _result(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _sizes(function: str, name: str, array: Any, count: int) -> tuple[int, ...]:
+    shape: tuple[int, ...] = np.shape(array)
+    if len(shape) != count:
+        raise ValueError(f"{function}: {name} must have {count} axes, got {len(shape)}")
+    return shape
 
 
 def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
     name = public.__name__
+    signature = inspect.signature(public)
 
     def plain(*args: Any, **keywords: Any) -> Any:
-        named = {key: _values(name, value) for key, value in keywords.items()}
-        found = public(*(_values(name, value) for value in args), **named)
-        return jax.tree.map(jnp.asarray, found)
+        leaves, tree = jax.tree.flatten((args, keywords))
+        pairs = [(leaf, isinstance(leaf, jax.core.Tracer)) for leaf in leaves]
+        traced = [jax.lax.stop_gradient(leaf) for leaf, late in pairs if late]
+
+        def run(*values: Any) -> Any:
+            rest = iter(values)
+            known = (next(rest) if late else leaf for leaf, late in pairs)
+            arrays = [np.asarray(x) if isinstance(x, jax.Array) else x for x in known]
+            all_args, all_keywords = jax.tree.unflatten(tree, arrays)
+            return public(*all_args, **all_keywords)
+
+        if not traced:
+            return jax.tree.map(jnp.asarray, run())
+        bound = signature.bind(*args, **keywords)
+        bound.apply_defaults()
+        results = _RESULTS[name](bound.arguments)
+
+        def narrowed(*values: Any) -> Any:
+            return jax.tree.map(lambda a, like: a.astype(like.dtype), run(*values), results)
+
+        return jax.pure_callback(narrowed, results, *traced, vmap_method="sequential")
 
     _describe(
         plain,
         public,
-        f"`fastcv.{name}` for JAX: the same arguments. It runs outside `jit`.",
+        f"`fastcv.{name}` for JAX: the same arguments. Inside `jit` it goes through Python.",
     )
     return plain
 

@@ -290,8 +290,54 @@ def test_assignments() -> None:
     batch = [jnp.asarray(costs), jnp.asarray(costs[:2])]
     want_batch = fastcv.linear_sum_assignment_batch([costs, costs[:2]])
     assert (fj.linear_sum_assignment_batch(batch) == want_batch).all()
-    with pytest.raises(TypeError, match="arrays must have values"):
-        jax.jit(fj.linear_sum_assignment)(jnp.asarray(costs))
+
+
+def test_matchings_under_jit() -> None:
+    costs = jnp.asarray(np.random.default_rng(4).random((3, 4, 6)))
+
+    def least(cost: Any) -> Any:
+        rows, columns = fj.linear_sum_assignment(cost)
+        return cost[rows, columns].sum()
+
+    rows, columns = fastcv.linear_sum_assignment(np.asarray(costs[0]))
+    want = np.zeros((4, 6))
+    want[rows, columns] = 1
+    value, grad = jax.jit(jax.value_and_grad(least))(costs[0])
+    assert value == np.asarray(costs)[0, rows, columns].sum()
+    assert (np.asarray(grad) == want).all()
+    assert (jax.jit(jax.vmap(least))(costs) == jnp.stack([least(each) for each in costs])).all()
+    sizes = np.array([[4, 6], [2, 2], [0, 1]])
+    for call in (
+        lambda c: fj.linear_sum_assignment(c[0], return_duals=True),
+        lambda c: fj.linear_sum_assignment_batch(c, sizes, cost_limit=0.3),
+        lambda c: fj.linear_sum_assignment_batch([c[0], c[1, :2]], maximize=True),
+    ):
+        for one, other in zip(several(jax.jit(call)(costs)), several(call(costs)), strict=True):
+            assert one.dtype == other.dtype
+            assert (one == other).all()
+    with pytest.raises(TypeError, match="inside jit, arrays must have a known size"):
+        jax.jit(lambda c: fj.linear_sum_assignment(c, cost_limit=0.3))(costs[0])
+    with pytest.raises(ValueError, match="cost_matrix must have 2 axes, got 3"):
+        jax.jit(fj.linear_sum_assignment)(costs)
+    with pytest.raises(Exception, match="invalid numeric entries"):
+        jax.jit(fj.linear_sum_assignment)(costs[0] * jnp.nan)[0].block_until_ready()
+
+
+def test_detr_match_under_jit() -> None:
+    rng = np.random.default_rng(5)
+    logits, boxes = rng.random((2, 5, 3)), rng.random((2, 5, 4))
+    labels, objects = [np.array([0, 2]), np.array([1])], [rng.random((2, 4)), rng.random((1, 4))]
+    want, cost = fastcv.detr_match(logits, boxes, labels, objects, return_cost=True)
+
+    @jax.jit
+    def match(*arrays: Any) -> Any:
+        return fj.detr_match(*arrays, return_cost=True)
+
+    got, got_cost = match(jnp.asarray(logits), boxes, labels, objects)
+    assert (got_cost == cost).all()
+    for (a, b), (c, d) in zip(got, want, strict=True):
+        assert (a == c).all()
+        assert (b == d).all()
 
 
 def test_pooling_is_jaxs_and_bad_indices_are_told() -> None:

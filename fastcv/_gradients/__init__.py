@@ -20,8 +20,8 @@ TABLE: dict[str, Op] = {
     op.name: op for file in (convolution, pooling, gram_matrix, attention) for op in file.ENTRIES
 }
 
-# Functions without gradients, whose results differ in number or size with their arguments' values:
-# a framework calls them with its arrays' values and takes their results as they are.
+# Functions without gradients, whose results differ in number or size with their arguments: a
+# framework calls them with its arrays' values, and says itself what shapes a graph may expect.
 PLAIN: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (

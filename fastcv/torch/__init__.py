@@ -15,15 +15,16 @@ except ImportError as error:
 
 from fastcv.torch._accelerate import Report, accelerate, report
 from fastcv.torch._matcher import HungarianMatcher
+from fastcv.torch._matchings import MATCHINGS
 from fastcv.torch._ops import FUNCTIONS
 from fastcv.torch._override import override
 
 __all__ = ["HungarianMatcher", "Report", "accelerate", "override", "report"]
-__all__ += sorted(FUNCTIONS)
+__all__ += sorted(FUNCTIONS | MATCHINGS)
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any: ...
 
 
-globals().update(FUNCTIONS)
+globals().update(FUNCTIONS | MATCHINGS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastcv.torch._ops import FUNCTIONS
+from fastcv.torch._matchings import MATCHINGS
 
 
 class HungarianMatcher(torch.nn.Module):
@@ -36,7 +36,7 @@ class HungarianMatcher(torch.nn.Module):
 
     def forward(self, outputs: Any, targets: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return the pairs of each image."""
-        matches: list[tuple[torch.Tensor, torch.Tensor]] = FUNCTIONS["detr_match"](
+        matches: list[tuple[torch.Tensor, torch.Tensor]] = MATCHINGS["detr_match"](
             outputs["pred_logits"],
             outputs["pred_boxes"],
             [target["labels"] for target in targets],

@@ -25,7 +25,6 @@ from torch.autograd import forward_ad
 
 from fastcv import _layout
 from fastcv._gradients import (
-    PLAIN,
     TABLE,
     Arrays,
     Backward,
@@ -97,14 +96,14 @@ def _check(op: Op, arrays: Arrays) -> None:
 def _run(op: Op, arrays: Arrays, parameters: Parameters) -> Any:
     if any(tensor is not None and tensor.is_cuda for tensor in arrays):
         return _cuda.run(op.name, arrays, parameters)
-    return _tensors(op.run(*map(view, arrays), *parameters))
+    return as_tensors(op.run(*map(view, arrays), *parameters))
 
 
-def _tensors(results: Any) -> Any:
+def as_tensors(results: Any) -> Any:
     """Tensors over the memory of NumPy's arrays: of one, or of several in any nest of tuples."""
     if isinstance(results, np.ndarray):
         return torch.from_numpy(results)
-    return type(results)(map(_tensors, results))
+    return type(results)(map(as_tensors, results))
 
 
 def view(tensor: torch.Tensor | None) -> Any:
@@ -234,7 +233,7 @@ def _function(op: Op) -> Callable[..., Any]:
                 # The same call, with NumPy's views of the tensors: it checks all the rest.
                 views = map(view, args[:count])
                 more = {name: view(keywords[name]) for name in named}
-                return _tensors(op.public(*views, *args[count:], **(keywords | more)))
+                return as_tensors(op.public(*views, *args[count:], **(keywords | more)))
         arrays, parameters, activation, chosen = op.arguments(*args, **keywords)
         if torch.is_autocast_enabled("cpu"):
             arrays = _cast(arrays)
@@ -254,7 +253,7 @@ def _function(op: Op) -> Callable[..., Any]:
         name, *slope = (activation,) if isinstance(activation, str) else activation
         return getattr(torch.nn.functional, name)(results, *slope)
 
-    _describe(
+    describe(
         function,
         op.public,
         f"`fastcv.{op.name}` for tensors: the same arguments without `out`, and differentiable.",
@@ -270,7 +269,7 @@ def _shown(public: Callable[..., Any]) -> list[inspect.Parameter]:
     ]
 
 
-def _describe(function: Any, public: Callable[..., Any], text: str) -> None:
+def describe(function: Any, public: Callable[..., Any], text: str) -> None:
     function.__name__ = function.__qualname__ = public.__name__
     function.__module__ = "fastcv.torch"
     function.__signature__ = inspect.Signature(_shown(public))
@@ -379,44 +378,4 @@ for _op in TABLE.values():
     _register(_op)
 
 
-# Functions without gradients
-
-
-def _values(name: str, value: Any) -> Any:
-    """NumPy's views of all tensors in an argument."""
-    if isinstance(value, torch.Tensor):
-        if not value.is_cpu:
-            raise ValueError(
-                f"{name}: tensors must be on the CPU, since this build has no kernels for other "
-                f"devices, got a tensor on {value.device}"
-            )
-        if value.dtype is torch.bfloat16:  # NumPy has no such dtype
-            value = value.float()
-        return value.detach().resolve_neg().numpy()
-    if isinstance(value, (list, tuple)):
-        return [_values(name, each) for each in value]
-    return value
-
-
-def _plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    name = function.__name__
-
-    def plain(*args: Any, **keywords: Any) -> Any:
-        if any(map(_cuda.has, (*args, *keywords.values()))) and _cuda.takes(name):
-            return _cuda.run_plain(name, args, keywords)
-        values = [_values(name, value) for value in args]
-        named = {key: _values(name, value) for key, value in keywords.items()}
-        return _tensors(function(*values, **named))
-
-    _describe(
-        plain,
-        function,
-        f"`fastcv.{name}` for tensors: the same arguments. Its results have no gradients.",
-    )
-    result: Callable[..., Any] = torch.compiler.disable(plain)  # type: ignore[no-untyped-call]
-    return result
-
-
-FUNCTIONS = {name: _function(op) for name, op in TABLE.items()} | {
-    name: _plain_function(function) for name, function in PLAIN.items()
-}
+FUNCTIONS = {name: _function(op) for name, op in TABLE.items()}

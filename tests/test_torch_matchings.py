@@ -1,0 +1,113 @@
+"""Assignments and detr_match in graphs: torch.compile and torch.export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastcv.torch as ft  # noqa: E402
+
+RNG = np.random.default_rng(3)
+COSTS = torch.from_numpy(RNG.random((3, 4, 6)))
+COSTS32 = COSTS.float()
+FORBIDDEN = COSTS[0].masked_fill(COSTS[0] > 0.5, float("nan"))
+SIZES = torch.tensor([[4, 6], [2, 3], [0, 0]])
+LOGITS, BOXES = torch.randn(2, 5, 3), torch.rand(2, 5, 4)
+LABELS = [torch.tensor([0, 2]), torch.tensor([1])]
+OBJECTS = [torch.rand(2, 4), torch.rand(1, 4)]
+
+CALLS: dict[str, Callable[[], Any]] = {
+    "one": lambda: ft.linear_sum_assignment(COSTS[0]),
+    "one, transposed": lambda: ft.linear_sum_assignment(COSTS32[0].T, maximize=True),
+    "duals": lambda: ft.linear_sum_assignment(COSTS[0], return_duals=True),
+    "limit": lambda: ft.linear_sum_assignment(COSTS[0], cost_limit=0.3),
+    "forbidden": lambda: ft.linear_sum_assignment(FORBIDDEN, nan_policy="forbid"),
+    "batch": lambda: ft.linear_sum_assignment_batch(COSTS, SIZES, cost_limit=0.4),
+    "list": lambda: ft.linear_sum_assignment_batch([COSTS[0], COSTS[1, :2]], maximize=True),
+    "detr": lambda: ft.detr_match(LOGITS, BOXES, LABELS, OBJECTS),
+    "detr, costs": lambda: ft.detr_match(
+        LOGITS, BOXES, LABELS, OBJECTS, cost_giou=1.0, class_cost="focal", return_cost=True
+    ),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def same(got: Any, want: Any) -> None:
+    if isinstance(want, torch.Tensor):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+    else:
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            same(one, other)
+
+
+@each_call
+def test_compile_fullgraph(call: Callable[[], Any]) -> None:
+    want = call()
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        same(torch.compile(call, fullgraph=True, backend="aot_eager")(), want)
+
+
+def test_compile_with_other_sizes() -> None:
+    compiled = torch.compile(ft.linear_sum_assignment, fullgraph=True, dynamic=True)
+    for shape in ((4, 6), (7, 3), (5, 5)):
+        cost = torch.rand(shape)
+        same(compiled(cost), ft.linear_sum_assignment(cost))
+
+
+OPERATORS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "one": ("linear_sum_assignment", (COSTS[0], False, None, "raise", False)),
+    "duals": ("linear_sum_assignment", (COSTS32[0], True, None, "raise", True)),
+    "limit": ("linear_sum_assignment", (COSTS[0], False, 0.3, "forbid", False)),
+    "batch": ("linear_sum_assignment_batch", ([COSTS], SIZES, False, None, "raise", True)),
+    "list": (
+        "linear_sum_assignment_batch",
+        ([COSTS[0], COSTS[1, :2]], None, True, None, "raise", False),
+    ),
+    "detr": ("detr_match", (LOGITS, BOXES, LABELS, OBJECTS, (1.0, 5.0, 2.0), "softmax", True)),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), OPERATORS.values(), ids=OPERATORS)
+def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
+    torch.library.opcheck(getattr(torch.ops.fastcv, name).default, arguments)
+
+
+class Matches(torch.nn.Module):
+    def forward(self, logits: Any, boxes: Any, labels: Any, objects: Any) -> Any:
+        return ft.detr_match(logits, boxes, [labels], [objects])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
+    arguments = (LOGITS[:1], BOXES[:1], LABELS[0], OBJECTS[0])
+    objects = torch.export.Dim("objects", min=1)
+    shapes = ({}, {}, {0: objects}, {0: objects})
+    program = torch.export.export(Matches(), arguments, dynamic_shapes=shapes, strict=strict)
+    assert any("detr_match" in str(node.target) for node in program.graph.nodes)
+    for count in (2, 3, 6):
+        more = (LOGITS[:1], BOXES[:1], torch.arange(count) % 3, torch.rand(count, 4))
+        same(program.module()(*more), Matches()(*more))
+
+
+def test_matcher_in_a_graph() -> None:
+    matcher = ft.HungarianMatcher()
+    outputs = {"pred_logits": LOGITS.clone().requires_grad_(), "pred_boxes": BOXES}
+    targets = [{"labels": a, "boxes": b} for a, b in zip(LABELS, OBJECTS, strict=True)]
+    compiled = torch.compile(matcher, fullgraph=True, backend="aot_eager")
+    same(compiled(outputs, targets), matcher(outputs, targets))
+
+
+def test_errors_in_graphs() -> None:
+    compiled = torch.compile(ft.linear_sum_assignment, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="cost_matrix must have 2 axes, got 3"):
+        compiled(COSTS)
+    with pytest.raises(ValueError, match="invalid numeric entries"):
+        compiled(FORBIDDEN)
