@@ -98,22 +98,57 @@ def test_gradients_under_jit(call: Call) -> None:
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
+def variants(array: Any, count: int) -> Any:
+    """A batch, by its last axis, whose samples differ: values in size, and places in order."""
+    if jnp.issubdtype(array.dtype, np.floating):
+        return jnp.stack([array * (k + 1) for k in range(count)], -1)
+    return jnp.stack([jnp.roll(array, k, -1) for k in range(count)], -1)
+
+
+def subsets(number: int) -> list[int]:
+    """All of them as bits; of many, each alone and all together."""
+    whole = 2**number
+    return list(range(1, whole)) if number < 5 else [1 << i for i in range(number)] + [whole - 1]
+
+
 @each_call
 def test_vmap_over_any_of_the_arrays(call: Call) -> None:
-    function, inputs = function_and_inputs(call)
-    rng = np.random.default_rng(0)
-    for chosen in range(1, 2 ** len(inputs)):
-        axes = [-1 if chosen >> place & 1 else None for place in range(len(inputs))]
+    given, size = call.arrays(), 3
+    present = [place for place, array in enumerate(given) if array is not None]
+    whole = call.within(fj)
+
+    def function(*present_arrays: Any) -> Any:
+        by_place = dict(zip(present, present_arrays, strict=True))
+        return whole(*(by_place.get(place) for place in range(len(given))))
+
+    arrays = [jnp.asarray(given[place]) for place in present]
+    for chosen in subsets(len(present)):
+        axes = [-1 if chosen >> i & 1 else None for i in range(len(present))]
         batches = [
-            array if axis is None else jnp.asarray(rng.random((*array.shape, 3)))
-            for array, axis in zip(inputs, axes, strict=True)
+            array if axis is None else variants(array, size)
+            for array, axis in zip(arrays, axes, strict=True)
         ]
         single = [
             function(*(a if x is None else a[..., i] for a, x in zip(batches, axes, strict=True)))
-            for i in range(3)
+            for i in range(size)
         ]
         want = jax.tree.map(lambda *results: np.stack(results), *single)
-        assert_all_close(jax.vmap(function, axes)(*batches), want)
+        together = jax.jit(jax.vmap(function, axes)).lower(*batches)
+        # A sample drops what it would alone.
+        calls = size if call.keywords.get("dropout_p") else 1
+        assert together.as_text().count(f"@fastcv_{call.name}(") == calls
+        assert_all_close(together.compile()(*batches), want)
+
+
+def test_vmap_over_lengths() -> None:
+    rng = np.random.default_rng(9)
+    query, keys, values = (jnp.asarray(rng.random((2, 2, n, 4))) for n in (3, 5, 5))
+    lengths = jnp.asarray([[3, 5], [1, 2], [0, 4]])
+
+    def attend(lengths: Any) -> Any:
+        return fj.scaled_dot_product_attention(query, keys, values, kv_lengths=lengths)
+
+    assert_all_close(jax.vmap(attend)(lengths), jnp.stack([attend(each) for each in lengths]))
 
 
 @one_call_each
@@ -468,6 +503,33 @@ print(len(told), "goes through Python" in told[0])
     assert done.stdout.strip() == "1 True", done.stdout + done.stderr
 
 
+def test_every_function_falls_back(run_python: Callable[..., Any]) -> None:
+    code = f"""
+import sys, warnings
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np, jax
+jax.config.update("jax_enable_x64", True)
+from calls import CALLS, ONE_EACH
+from closeness import same_bits
+import fastcv.jax as fj
+from fastcv import _core
+_core.xla_handlers["gram_matrix"] = _core.xla_handlers["conv2d"]
+warnings.simplefilter("ignore", RuntimeWarning)
+checked = 0
+for call in CALLS:
+    arrays = call.arrays()
+    function = jax.jit(call.within(fj))
+    assert "fastcv_" not in function.lower(*arrays).as_text()
+    got, want = jax.tree.leaves(function(*arrays)), jax.tree.leaves(call.numpy(*arrays))
+    assert len(got) == len(want)
+    assert all(same_bits(np.asarray(a), b) for a, b in zip(got, want)), call
+    checked += 1
+print(checked == len(CALLS))
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 # Training
 
 
@@ -496,7 +558,12 @@ def test_trains_like_jax(dtype: type, bound: float) -> None:
 
         return lenet.losses(numpys, dtype)
 
-    assert losses(fj) == pytest.approx(losses(Jaxs), abs=bound)
+    ours = losses(fj)
+    assert ours == pytest.approx(losses(Jaxs), abs=bound)
+    pytest.importorskip("torch")
+    import torch
+
+    assert ours == pytest.approx(lenet.torchs_losses(torch.nn.functional, dtype), abs=bound)
 
 
 # The binary interface

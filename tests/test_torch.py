@@ -124,6 +124,35 @@ def test_expanded_sliced_and_empty_tensors() -> None:
     assert grads[0].shape == x.shape and not grads[1].any()
 
 
+@each_call
+@pytest.mark.parametrize("grad", [False, True], ids=["plain", "grad"])
+def test_any_strides(call: Call, grad: bool) -> None:
+    """Every tensor transposed in memory, with gaps, and at an odd offset."""
+    given = tensors(call)
+    function = call.within(ft, torch.from_numpy)
+
+    def spread(tensor: Any) -> Any:
+        if tensor is None:
+            return None
+        memory = torch.zeros([2 * n + 1 for n in reversed(tensor.shape)], dtype=tensor.dtype)
+        inner = memory[(slice(1, None, 2),) * tensor.ndim].permute(*range(tensor.ndim)[::-1])
+        inner.copy_(tensor)
+        return inner
+
+    strided = [spread(tensor) for tensor in given]
+    for place in call.differentiable:
+        given[place].requires_grad_(grad)
+        strided[place].requires_grad_(grad)
+    want, got = function(*given), function(*strided)
+    assert_all_close(several(got), several(want))
+    if grad:
+        places = call.differentiable
+        assert_all_close(
+            torch.autograd.grad(cube(got), [strided[i] for i in places]),
+            torch.autograd.grad(cube(want), [given[i] for i in places]),
+        )
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 def test_activations(activation: Any, name: str) -> None:
@@ -340,23 +369,53 @@ def test_func_hessian(call: Call) -> None:
         assert_all_close(got[row], want[row])
 
 
+def variants(tensor: Any, count: int) -> Any:
+    """A batch whose samples differ: values in size, and places in order."""
+    if tensor.is_floating_point():
+        return torch.stack([tensor * (k + 1) for k in range(count)])
+    return torch.stack([tensor.roll(k, -1) for k in range(count)])
+
+
+def subsets(number: int) -> list[int]:
+    """All of them as bits; of many, each alone and all together."""
+    whole = 2**number
+    return list(range(1, whole)) if number < 5 else [1 << i for i in range(number)] + [whole - 1]
+
+
 @each_call
-def test_vmap_over_any_of_the_tensors(call: Call) -> None:
-    function, inputs = function_and_inputs(call, grad=False)
-    number, size = len(inputs), 3
-    for mask in range(1, 2**number):
-        axes = tuple(0 if mask >> i & 1 else None for i in range(number))
-        stacks = [
-            torch.stack([t * (k + 1) for k in range(size)]) if axis == 0 else t
-            for t, axis in zip(inputs, axes, strict=True)
-        ]
+def test_vmap_over_any_of_the_tensors(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tensors(call)
+    function = call.within(ft, torch.from_numpy)
+    size, calls = 3, []
+    kernel = getattr(fastcv._core, call.name)
+    monkeypatch.setattr(
+        fastcv._core, call.name, lambda *a, **b: (calls.append(1), kernel(*a, **b))[1]
+    )
+    for mask in subsets(len(call.present)):
+        mapped = [place for i, place in enumerate(call.present) if mask >> i & 1]
+        axes = tuple(0 if place in mapped else None for place in range(len(given)))
+        stacks = [variants(t, size) if place in mapped else t for place, t in enumerate(given)]
+        calls.clear()
         got = torch.func.vmap(function, axes)(*stacks)
+        # A sample drops what it would alone.
+        assert len(calls) == (size if call.keywords.get("dropout_p") else 1)
         want = [
             function(*(t[k] if axis == 0 else t for t, axis in zip(stacks, axes, strict=True)))
             for k in range(size)
         ]
         stacked = map(torch.stack, zip(*map(several, want), strict=True))
         assert_all_close(several(got), stacked)
+
+
+def test_vmap_over_lengths() -> None:
+    query, keys, values = (torch.randn(2, 2, n, 4) for n in (3, 5, 5))
+    lengths = torch.tensor([[3, 5], [1, 2], [0, 4]])
+
+    def attend(lengths: Any) -> Any:
+        return ft.scaled_dot_product_attention(query, keys, values, kv_lengths=lengths)
+
+    want = torch.stack([attend(each) for each in lengths])
+    torch.testing.assert_close(torch.func.vmap(attend)(lengths), want)
 
 
 def test_gradient_of_each_sample() -> None:
@@ -392,6 +451,19 @@ def test_compile(call: Call, dynamic: bool) -> None:
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     want, got = loss(*inputs), compiled(*inputs)
+    torch.testing.assert_close(got, want)
+    assert_all_close(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs))
+
+
+@one_call_each
+def test_compile_by_inductor(call: Call) -> None:
+    torch._dynamo.reset()
+    function, inputs = function_and_inputs(call)
+
+    def between(*arguments: Any) -> Any:
+        return cube(function(*(torch.sin(each) for each in arguments)))
+
+    want, got = between(*inputs), torch.compile(between, fullgraph=True)(*inputs)
     torch.testing.assert_close(got, want)
     assert_all_close(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs))
 
@@ -438,6 +510,27 @@ def test_export(dynamic: bool) -> None:
     torch.testing.assert_close(program.module()(x), net(x))
 
 
+class Module(torch.nn.Module):
+    """One call."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
+@one_call_each
+def test_export_of_each_function(call: Call) -> None:
+    inputs = tensors(call)
+    module = Module(call.within(ft, torch.from_numpy))
+    program = torch.export.export(module, tuple(inputs))
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert getattr(torch.ops.fastcv, call.name).default in targets
+    assert_all_close(several(program.module()(*inputs)), several(module(*inputs)))
+
+
 @each_call
 def test_opcheck(call: Call) -> None:
     op = TABLE[call.name]
@@ -479,41 +572,103 @@ def test_meta_tensors_have_shapes() -> None:
 
 # Torch's own samples
 
+SAMPLED = ["conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d"]
+SAMPLED += ["scaled_dot_product_attention"]
 
-@pytest.mark.parametrize(
-    "name",
-    ["conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d", "scaled_dot_product_attention"],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_torchs_samples(name: str, dtype: Any) -> None:
+
+def infos(name: str) -> list[Any]:
     from torch.testing._internal.common_methods_invocations import op_db
 
-    info = next(op for op in op_db if op.name == f"nn.functional.{name}")
-    function, count = getattr(ft, name), 0
-    for sample in info.sample_inputs("cpu", dtype, requires_grad=True):
-        if sample.kwargs.get("dropout_p"):
-            continue  # Other numbers decide what is dropped.
-        arguments = (sample.input, *sample.args)
-        inputs = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
-        want = info.op(*arguments, **sample.kwargs)
-        got = function(*arguments, **sample.kwargs)
-        tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}
-        torch.testing.assert_close(got, want, **tolerance)
-        if sample.kwargs.get("return_indices"):
-            assert torch.equal(got[1], want[1])
-            got, want = got[0], want[0]
-        grad = torch.randn_like(want)
-        torch.testing.assert_close(
-            torch.autograd.grad(got, inputs, grad),
-            torch.autograd.grad(want, inputs, grad),
-            **tolerance,
-        )
-        count += 1
-    assert count >= 10
-    for error in info.error_inputs("cpu") if info.error_inputs_func else ():
-        case = error.sample_input
+    return [info for info in op_db if info.name == f"nn.functional.{name}"]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_torchs_samples(name: str, dtype: Any) -> None:
+    function = getattr(ft, name)
+    for info in infos(name):
+        count = 0
+        for sample in info.sample_inputs("cpu", dtype, requires_grad=True):
+            if sample.kwargs.get("dropout_p"):
+                continue  # Other numbers decide what is dropped.
+            arguments = (sample.input, *sample.args)
+            inputs = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
+            want = info.op(*arguments, **sample.kwargs)
+            got = function(*arguments, **sample.kwargs)
+            tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {}
+            torch.testing.assert_close(got, want, **tolerance)
+            if sample.kwargs.get("return_indices"):
+                assert torch.equal(got[1], want[1])
+                got, want = got[0], want[0]
+            grad = torch.randn_like(want)
+            torch.testing.assert_close(
+                torch.autograd.grad(got, inputs, grad),
+                torch.autograd.grad(want, inputs, grad),
+                **tolerance,
+            )
+            count += 1
+        assert count >= 10
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "max_unpool2d"])
+def test_torchs_errors(name: str) -> None:
+    cases = [
+        error.sample_input
+        for info in infos(name)
+        if info.error_inputs_func
+        for error in info.error_inputs("cpu")
+    ]
+    assert cases
+    for case in cases:
         with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
-            function(case.input, *case.args, **case.kwargs)
+            getattr(ft, name)(case.input, *case.args, **case.kwargs)
+
+
+def rand(*shape: int) -> Any:
+    return torch.rand(shape)
+
+
+# Torch has no such samples of these two.
+WRONG = {
+    "conv_transpose2d": {
+        "rank": ((rand(3, 5), rand(3, 2, 3, 3)), {}),
+        "weight's rank": ((rand(1, 3, 5, 5), rand(3, 2, 3)), {}),
+        "channels": ((rand(1, 3, 5, 5), rand(4, 2, 3, 3)), {}),
+        "bias": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3), rand(3)), {}),
+        "groups": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"groups": 2}),
+        "no groups": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"groups": 0}),
+        "stride": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"stride": 0}),
+        "padding": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"padding": -1}),
+        "dilation": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"dilation": 0}),
+        "output padding": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3)), {"output_padding": 1}),
+        "result": ((rand(1, 3, 1, 1), rand(3, 2, 2, 2)), {"padding": 2}),
+        "dtypes": ((rand(1, 3, 5, 5), rand(3, 2, 3, 3).double()), {}),
+    },
+    "scaled_dot_product_attention": {
+        "rank": ((rand(4), rand(3, 4), rand(3, 4)), {}),
+        "features": ((rand(2, 3, 4), rand(2, 3, 5), rand(2, 3, 4)), {}),
+        "keys": ((rand(2, 3, 4), rand(2, 5, 4), rand(2, 6, 4)), {}),
+        "batch": ((rand(2, 3, 4), rand(3, 5, 4), rand(3, 5, 4)), {}),
+        "heads": ((rand(1, 4, 3, 4), rand(1, 3, 5, 4), rand(1, 3, 5, 4)), {"enable_gqa": True}),
+        "mask's shape": ((rand(2, 3, 4),) * 3, {"attn_mask": rand(2, 2)}),
+        "mask's dtype": ((rand(2, 3, 4),) * 3, {"attn_mask": torch.ones(3, 3, dtype=torch.int64)}),
+        "dropout": ((rand(2, 3, 4),) * 3, {"dropout_p": 1.5}),
+        "dtypes": ((rand(2, 3, 4), rand(2, 3, 4).double(), rand(2, 3, 4)), {}),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name, cases in WRONG.items() for case in cases]
+)
+def test_what_torch_refuses(name: str, case: str) -> None:
+    arguments, keywords = WRONG[name][case]
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        getattr(torch.nn.functional, name)(*arguments, **keywords)
+    for grad in (False, True):
+        arguments[0].requires_grad_(grad)
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+            getattr(ft, name)(*arguments, **keywords)
 
 
 # Autocast
@@ -534,6 +689,20 @@ def test_matchings_take_bfloat16() -> None:
     for one, other in zip(
         ft.linear_sum_assignment(cost), ft.linear_sum_assignment(cost.float()), strict=True
     ):
+        assert torch.equal(one, other)
+
+
+@each_call
+def test_autocast_takes_halves(call: Call) -> None:
+    function = call.within(ft, torch.from_numpy)
+    given = tensors(call, np.float32)
+    low = [t.bfloat16() if t is not None and t.is_floating_point() else t for t in given]
+    as_float = [t.float() if t is not None and t.is_floating_point() else t for t in low]
+    want = several(function(*as_float))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = several(function(*low))
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
         assert torch.equal(one, other)
 
 

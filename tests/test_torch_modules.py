@@ -132,7 +132,8 @@ def test_report() -> None:
     others.append(nn.Conv2d(1, 1, 1, device="meta"))
     others.append(nn.MultiheadAttention(4, 2, add_bias_kv=True))
     texts = [entry.text for entry in ft.report(ft.accelerate(others))]
-    assert "subclass" in texts[0] and "torch.bfloat16" in texts[1] and texts[2] == "runs on fastcv"
+    assert "subclass" in texts[0] and "torch.bfloat16" in texts[1]
+    assert texts[2] == "runs on fastcv, with nothing folded into it: ModuleList does not call it"
     assert "on meta" in texts[3] and "keys of its own" in texts[4]
 
 
@@ -191,6 +192,27 @@ def test_helpers_that_look_at_sizes_do_not_hinder() -> None:
         for size in (6, 7):
             x = torch.randn(1, 2, 6, size)
             close(fast(x), plain(x))
+
+
+class Branching(nn.Module):
+    """A layer whose way depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(2, 2, 3), nn.ReLU()
+
+    def forward(self, x: Any) -> Any:
+        y = self.conv(x)
+        return self.relu(y) if y.sum() > 0 else y
+
+
+def test_report_says_where_nothing_can_be_folded() -> None:
+    fast = ft.accelerate(nn.Sequential(Branching(), nn.Conv2d(2, 2, 1), nn.ReLU()).eval())
+    assert str(ft.report(fast)).splitlines() == [
+        "0.conv: Conv2d runs on fastcv, with nothing folded into it: Branching has a forward that "
+        "cannot be recorded",
+        "1: Conv2d runs on fastcv, with 2 folded into it in eval mode",
+    ]
 
 
 def test_training() -> None:

@@ -15,18 +15,42 @@ from torch_models import close  # noqa: E402
 
 import fastcv.torch as ft  # noqa: E402
 
+KERNELS = (
+    "conv2d",
+    "conv2d_grad_input",
+    "conv2d_grad_weight",
+    "conv_transpose2d",
+    "conv_transpose2d_grad_input",
+    "conv_transpose2d_grad_weight",
+    "max_pool2d",
+    "max_pool2d_grad_input",
+    "max_unpool2d",
+    "max_unpool2d_grad_input",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_grad",
+)
 
-def test_override(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels that have been called."""
+    names: list[str] = []
+    for name in KERNELS:
+        kernel = getattr(fastcv._core, name)
+
+        def spy(*args: Any, name: str = name, kernel: Any = kernel, **keywords: Any) -> Any:
+            names.append(name)
+            return kernel(*args, **keywords)
+
+        monkeypatch.setattr(fastcv._core, name, spy)
+    return names
+
+
+def test_override(seen: list[str]) -> None:
     functional = nn.functional
     x = torch.randn(2, 4, 9, 8, requires_grad=True)
     conv, up = nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 3, 2, 2)
-    q, k, v = torch.randn(3, 2, 3, 5, 4).unbind()
-    seen = []
-    for name in ("conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d"):
-        kernel = getattr(fastcv._core, name)
-        monkeypatch.setattr(
-            fastcv._core, name, lambda *a, n=name, k=kernel, **b: (seen.append(n), k(*a, **b))[1]
-        )
+    q, k, v = torch.randn(3, 2, 3, 5, 4, requires_grad=True).unbind()
 
     def run() -> tuple[Any, ...]:
         y = conv(x)
@@ -34,22 +58,49 @@ def test_override(monkeypatch: pytest.MonkeyPatch) -> None:
         z = functional.max_unpool2d(functional.max_pool2d(y, 2), indices, 2, output_size=[7, 6])
         z = up(functional.conv2d(z, conv.weight.transpose(0, 1).detach(), padding=1))
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return (z, pooled, attended, *torch.autograd.grad(z.sin().sum(), (x, conv.weight)))
+        wanted = (x, conv.weight, up.weight, q, k, v)
+        loss = z.sin().sum() + attended.cos().sum()
+        return (z, pooled, attended, *torch.autograd.grad(loss, wanted))
 
     want = run()
     assert not seen
     with ft.override():
         close(run(), want)
-        assert {"conv2d", "conv_transpose2d", "max_pool2d", "max_unpool2d"} <= set(seen)
-        seen.clear()
-        # What fastcv does not take is torch's.
-        assert functional.conv2d(x.bfloat16(), conv.weight.bfloat16()).dtype == torch.bfloat16
-        with pytest.raises(RuntimeError):
-            functional.conv2d(x, conv.weight[:, :1])
-        functional.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
-        assert not seen
-    run()
+    assert set(seen) == set(KERNELS)
+    seen.clear()
+    close(run(), want)
     assert not seen
+
+
+def test_override_leaves_to_torch_what_fastcv_does_not_take(seen: list[str]) -> None:
+    functional = nn.functional
+    x, weight = torch.randn(1, 4, 9, 8), torch.randn(6, 4, 3, 3)
+    with ft.override():
+        assert functional.conv2d(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            functional.conv2d(x, weight[:, :1])
+        functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert functional.conv2d(x, weight).dtype == torch.bfloat16
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, x)
+            tangent = torch.autograd.forward_ad.unpack_dual(functional.conv2d(dual, weight)).tangent
+        close(tangent, functional.conv2d(x, weight))
+    assert seen == ["conv2d"]
+
+
+@torch.no_grad()
+def test_override_of_what_is_compiled(seen: list[str]) -> None:
+    torch._dynamo.reset()
+    model, x = nn.Conv2d(4, 6, 3), torch.randn(1, 4, 9, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    want = compiled(x)
+    assert not seen
+    with ft.override():
+        close(compiled(x), want)
+    assert seen == ["conv2d"]
+    compiled(x)
+    assert seen == ["conv2d"]
 
 
 @torch.no_grad()

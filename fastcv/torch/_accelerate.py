@@ -117,8 +117,11 @@ def report(model: torch.nn.Module) -> Report:
 def _texts(module: torch.nn.Module, names: dict[int, str]) -> Iterator[tuple[bool, str]]:
     if isinstance(module, tuple(_modules.CLASSES.values())):
         followers = [names.get(id(each), "?") for each in getattr(module, "followers", ())]
-        folded = f", with {' and '.join(followers)} folded into it in eval mode"
-        yield True, "runs on fastcv" + (folded if followers else "")
+        alone = getattr(module, "alone", None)
+        more = f", with {' and '.join(followers)} folded into it in eval mode" if followers else ""
+        if alone is not None:
+            more = f", with nothing folded into it: {alone}"
+        yield True, "runs on fastcv" + more
     elif _transformers.uses_attention(module):
         yield True, "calls fastcv's attention"
     elif isinstance(module, torch.nn.TransformerEncoderLayer):
@@ -161,6 +164,12 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
     """Find what directly follows the container's packed modules, and let them fold it."""
     graph = _recorded(container)
     if graph is None:
+        kind = type(container)
+        calls_none = kind.forward is torch.nn.Module.forward  # a ModuleList, for one
+        why = "does not call it" if calls_none else "has a forward that cannot be recorded"
+        for child in container.children():
+            if isinstance(child, _modules.PACKED):
+                child.__dict__["alone"] = f"{kind.__name__} {why}"
         return
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     folding = []
