@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lenet
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from calls import Call, each_call
 from closeness import same_bits
+from pages import run_examples
 
 import fastcv
 from fastcv._gradients import PLAIN, TABLE
@@ -138,12 +137,7 @@ def test_namespace() -> None:
 
 
 def test_examples_of_the_docs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
-    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    ours = [example for example in examples if "fastcv.autograd" in example]
-    assert ours
-    for example in ours:
-        exec(compile(example, str(page), "exec"), {})
+    run_examples("docs/frameworks.md", "fastcv.autograd")
 
 
 def test_without_autograd(run_python: Callable[..., Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from calls import Call, each_call, one_call_each
 from closeness import same_bits
+from pages import run_examples
 
 import fastcv
 from fastcv._gradients import PLAIN, TABLE
@@ -509,7 +509,7 @@ import sys, warnings
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np, jax
 jax.config.update("jax_enable_x64", True)
-from calls import CALLS, ONE_EACH
+from calls import CALLS
 from closeness import same_bits
 import fastcv.jax as fj
 from fastcv import _core
@@ -580,12 +580,7 @@ def test_declarations_agree_with_the_header_of_jax() -> None:
 
 
 def test_examples_of_the_docs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
-    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    ours = [example for example in examples if "fastcv.jax" in example]
-    assert ours
-    for example in ours:
-        exec(compile(example, str(page), "exec"), {})
+    run_examples("docs/frameworks.md", "fastcv.jax")
 
 
 def test_without_jax(run_python: Callable[..., Any]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import doctest
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import run_examples
 from shared import SANITIZED
 
 import fastcv
@@ -101,11 +100,7 @@ def test_examples_of_the_docstrings() -> None:
 
 
 def test_quick_start_of_the_readme() -> None:
-    readme = Path(__file__).parents[1] / "README.md"
-    examples = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
-    assert examples
-    for example in examples:
-        exec(compile(example, str(readme), "exec"), {})
+    run_examples("README.md")
 
 
 def test_version() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from calls import CALLS, Call, each_call, one_call_each
 from closeness import same_bits
 from lenet import torchs_losses
+from pages import run_examples
 
 import fastcv
 from fastcv._gradients import PLAIN, TABLE
@@ -817,6 +816,21 @@ assert len(runtimes) == 1, runtimes
     assert done.returncode == 0, done.stderr
 
 
+def test_as_many_threads_work_as_torch_is_told(run_python: Callable[..., Any]) -> None:
+    code = """
+import os, torch, fastcv.torch
+x, w = torch.rand(1, 64, 80, 80), torch.rand(64, 64, 3, 3)
+counts = []
+for threads in (1, 1, 3, 4):
+    torch.set_num_threads(threads)
+    fastcv.torch.conv2d(x, w)
+    counts.append(len(os.listdir("/proc/self/task")))
+print([count - counts[0] for count in counts])
+"""
+    done = run_python(code, FASTCV_NUM_THREADS=None, OMP_NUM_THREADS=None)
+    assert done.stdout.strip() == "[0, 0, 2, 3]", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-9)])
 def test_trains_like_torch(dtype: type, bound: float) -> None:
     want = torchs_losses(torch.nn.functional, dtype)
@@ -824,9 +838,4 @@ def test_trains_like_torch(dtype: type, bound: float) -> None:
 
 
 def test_examples_of_the_docs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
-    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    ours = [example for example in examples if "fastcv.torch" in example]
-    assert ours
-    for example in ours:
-        exec(compile(example, str(page), "exec"), {})
+    run_examples("docs/frameworks.md", "fastcv.torch")
