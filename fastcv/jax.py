@@ -32,6 +32,7 @@ except ImportError as error:
 
 from fastcv import _core
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Op, Parameters
+from fastcv._gradients.matching import RESULTS, Graph
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
@@ -344,50 +345,16 @@ def _function(op: Op) -> Callable[..., Any]:
     return function
 
 
-def _results_of_assignment(given: dict[str, Any]) -> Any:
-    rows, columns = _sizes("linear_sum_assignment", "cost_matrix", given["cost_matrix"], 2)
-    if given["cost_limit"] is not None or given["nan_policy"] != "raise":
-        raise TypeError(
-            "linear_sum_assignment: inside jit, arrays must have a known size, and how many pairs "
-            "there are depends on the costs with cost_limit or nan_policy='forbid'; "
-            "linear_sum_assignment_batch gives a column or -1 for each row"
-        )
-    pairs = (_result(np.int64, min(rows, columns)),) * 2
-    duals = _result(np.float64, rows), _result(np.float64, columns)
-    return pairs + duals if given["return_duals"] else pairs
-
-
-def _results_of_batch(given: dict[str, Any]) -> Any:
-    name, costs = "linear_sum_assignment_batch", given["costs"]
-    if isinstance(costs, (list, tuple)):
-        rows = [_sizes(name, f"costs[{i}]", each, 2)[0] for i, each in enumerate(costs)]
-        return _result(np.int64, len(costs), max(rows, default=0))
-    return _result(np.int64, *_sizes(name, "costs", costs, 3)[:2])
-
-
-def _results_of_matches(given: dict[str, Any]) -> Any:
-    images, queries, _ = _sizes("detr_match", "logits", given["logits"], 3)
-    counts = [min(queries, len(labels)) for labels in given["target_labels"]]
-    matches = [(_result(np.int64, count),) * 2 for count in counts]
-    return (matches, _result(np.float64, images)) if given["return_cost"] else matches
-
-
-_RESULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "linear_sum_assignment": _results_of_assignment,
-    "linear_sum_assignment_batch": _results_of_batch,
-    "detr_match": _results_of_matches,
-}
-
-
-def _result(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+def _result(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _sizes(function: str, name: str, array: Any, count: int) -> tuple[int, ...]:
-    shape: tuple[int, ...] = np.shape(array)
-    if len(shape) != count:
-        raise ValueError(f"{function}: {name} must have {count} axes, got {len(shape)}")
-    return shape
+def _pairs_unknown() -> Any:
+    raise TypeError(
+        "linear_sum_assignment: inside jit, arrays must have a known size, and how many pairs "
+        "there are depends on the costs with cost_limit or nan_policy='forbid'; "
+        "linear_sum_assignment_batch gives a column or -1 for each row"
+    )
 
 
 def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
@@ -410,7 +377,7 @@ def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
             return jax.tree.map(jnp.asarray, run())
         bound = signature.bind(*args, **keywords)
         bound.apply_defaults()
-        results = _RESULTS[name](bound.arguments)
+        results = RESULTS[name](bound.arguments, Graph(_result, _pairs_unknown))
 
         def narrowed(*values: Any) -> Any:
             return jax.tree.map(lambda a, like: a.astype(like.dtype), run(*values), results)

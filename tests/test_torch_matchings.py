@@ -29,6 +29,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "forbidden": lambda: ft.linear_sum_assignment(FORBIDDEN, nan_policy="forbid"),
     "batch": lambda: ft.linear_sum_assignment_batch(COSTS, SIZES, cost_limit=0.4),
     "list": lambda: ft.linear_sum_assignment_batch([COSTS[0], COSTS[1, :2]], maximize=True),
+    "lists": lambda: ft.linear_sum_assignment_batch(COSTS, [[4, 6], [2, 3], [0, 0]]),
     "detr": lambda: ft.detr_match(LOGITS, BOXES, LABELS, OBJECTS),
     "detr, costs": lambda: ft.detr_match(
         LOGITS, BOXES, LABELS, OBJECTS, cost_giou=1.0, class_cost="focal", return_cost=True
@@ -71,7 +72,7 @@ OPERATORS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "linear_sum_assignment_batch",
         ([COSTS[0], COSTS[1, :2]], None, True, None, "raise", False),
     ),
-    "detr": ("detr_match", (LOGITS, BOXES, LABELS, OBJECTS, (1.0, 5.0, 2.0), "softmax", True)),
+    "detr": ("detr_match", (LOGITS, BOXES, LABELS, OBJECTS, 1.0, 5.0, 2.0, "softmax", True)),
 }
 
 
@@ -111,3 +112,7 @@ def test_errors_in_graphs() -> None:
         compiled(COSTS)
     with pytest.raises(ValueError, match="invalid numeric entries"):
         compiled(FORBIDDEN)
+    with pytest.raises(Exception, match="takes 2 arguments by position, got 3"):
+        compiled(COSTS[0], True, 1.0)
+    with pytest.raises(Exception, match="minimize"):
+        compiled(COSTS[0], minimize=True)

@@ -8,17 +8,17 @@ costs: a graph has a size of its own for that.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from fastcv._gradients import PLAIN
+from fastcv._gradients.matching import RESULTS, Graph
 from fastcv.torch import _cuda
 from fastcv.torch._ops import LIBRARY, as_tensors, describe
-
-_least: Any = torch.sym_min  # of sizes, which may be symbols
-_most: Any = torch.sym_max
 
 
 def _values(name: str, value: Any) -> Any:
@@ -47,214 +47,95 @@ def _run(name: str, *args: Any, **keywords: Any) -> Any:
 
 # In graphs
 
+# The functions' own parameters, of which all are given, and whether the costs are one array.
+_SCHEMAS = {
+    "linear_sum_assignment": "(Tensor cost_matrix, bool maximize, float? cost_limit, "
+    "str nan_policy, bool return_duals) -> Tensor[]",
+    "linear_sum_assignment_batch": "(Tensor[] costs, Tensor? sizes, bool maximize, "
+    "float? cost_limit, str nan_policy, bool one_array) -> Tensor[]",
+    "detr_match": "(Tensor logits, Tensor boxes, Tensor[] target_labels, Tensor[] target_boxes, "
+    "float cost_class, float cost_bbox, float cost_giou, str class_cost, bool return_cost) "
+    "-> Tensor[]",
+}
 
-def _operator(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Define an operator of graphs: what it computes, and what shapes its results have."""
-    name = schema[: schema.index("(")]
-    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+def _pairs_unknown() -> Any:
+    return torch.library.get_ctx().new_dynamic_size()
+
+
+def _operator(name: str) -> Any:
+    """Define the operator of graphs: all results of the function in one list."""
+    LIBRARY.define(name + _SCHEMAS[name], tags=(torch.Tag.pt2_compliant_tag,))
+    operator = getattr(torch.ops.fastcv, name).default
+    names = [argument.name for argument in operator._schema.arguments]
+
+    def given(arguments: Sequence[Any]) -> dict[str, Any]:
+        named = dict(zip(names, arguments, strict=True))
+        if named.pop("one_array", False):
+            (named["costs"],) = named["costs"]
+        return named
+
+    def kernel(*arguments: Any) -> list[torch.Tensor]:
+        return pytree.tree_leaves(_run(name, **given(arguments)))
+
+    def fake(*arguments: Any) -> list[torch.Tensor]:
+        like = next(each for each in pytree.tree_leaves(arguments) if torch.is_tensor(each))
+
+        def result(dtype: str, *shape: Any) -> torch.Tensor:
+            return like.new_empty(shape, dtype=getattr(torch, dtype))
+
+        graph = Graph(result, _pairs_unknown, torch.sym_min, torch.sym_max)
+        return pytree.tree_leaves(RESULTS[name](given(arguments), graph))
+
     LIBRARY.impl(name, kernel, "CPU")
     if _cuda.takes(name):
         LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"fastcv::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.fastcv, name).default
+    return operator
 
 
-def _assign(
-    cost_matrix: torch.Tensor,
-    maximize: bool,
-    cost_limit: float | None,
-    nan_policy: str,
-    return_duals: bool,
-) -> list[torch.Tensor]:
-    options = {"cost_limit": cost_limit, "nan_policy": nan_policy, "return_duals": return_duals}
-    return list(_run("linear_sum_assignment", cost_matrix, maximize, **options))
+def _in_graph(name: str) -> Callable[..., Any]:
+    """Return the function for graphs, which binds its arguments in a way that can be recorded."""
+    operator = _operator(name)
+    parameters = inspect.signature(PLAIN[name]).parameters
+    defaults = {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    order = [key for key, each in parameters.items() if each.kind is not each.KEYWORD_ONLY]
+    kinds = {argument.name: str(argument.type) for argument in operator._schema.arguments}
+    several = [key for key, kind in kinds.items() if kind == "List[Tensor]"]
+    single = [key for key, kind in kinds.items() if "Tensor" in kind and key not in several]
 
+    def function(*args: Any, **keywords: Any) -> Any:
+        if len(args) > len(order):
+            raise TypeError(f"{name}: takes {len(order)} arguments by position, got {len(args)}")
+        named = {**defaults, **dict(zip(order, args, strict=False)), **keywords}
+        if name == "linear_sum_assignment_batch":
+            named["one_array"] = torch.is_tensor(named["costs"])
+            if named["one_array"]:
+                named["costs"] = [named["costs"]]
+        for key in single:
+            if named[key] is not None:
+                named[key] = torch.as_tensor(named[key]).detach()
+        for key in several:
+            named[key] = [torch.as_tensor(each).detach() for each in named[key]]
+        found = operator(**named)
+        if name == "linear_sum_assignment":
+            return tuple(found)
+        if name == "linear_sum_assignment_batch":
+            return found[0]
+        count = 2 * len(named["target_labels"])
+        matches = list(zip(found[0:count:2], found[1:count:2], strict=True))
+        return (matches, found[count]) if named["return_cost"] else matches
 
-def _shapes_of_assign(
-    cost_matrix: torch.Tensor,
-    maximize: bool,
-    cost_limit: float | None,
-    nan_policy: str,
-    return_duals: bool,
-) -> list[torch.Tensor]:
-    rows, columns = _axes("linear_sum_assignment", "cost_matrix", cost_matrix, 2)
-    pairs = _least(rows, columns)
-    if cost_limit is not None or nan_policy != "raise":
-        pairs = torch.library.get_ctx().new_dynamic_size()
-    results = [cost_matrix.new_empty(pairs, dtype=torch.int64) for _ in range(2)]
-    if return_duals:
-        results += [cost_matrix.new_empty(n, dtype=torch.float64) for n in (rows, columns)]
-    return results
-
-
-def _assign_batch(
-    costs: Sequence[torch.Tensor],
-    sizes: torch.Tensor | None,
-    maximize: bool,
-    cost_limit: float | None,
-    nan_policy: str,
-    one_array: bool,
-) -> torch.Tensor:
-    given = costs[0] if one_array else costs
-    options = {"cost_limit": cost_limit, "nan_policy": nan_policy}
-    result: torch.Tensor = _run("linear_sum_assignment_batch", given, sizes, maximize, **options)
-    return result
-
-
-def _shape_of_assign_batch(
-    costs: Sequence[torch.Tensor],
-    sizes: torch.Tensor | None,
-    maximize: bool,
-    cost_limit: float | None,
-    nan_policy: str,
-    one_array: bool,
-) -> torch.Tensor:
-    name = "linear_sum_assignment_batch"
-    if one_array:
-        problems, rows, _ = _axes(name, "costs", costs[0], 3)
-    else:
-        problems = len(costs)
-        rows = 0
-        for i, each in enumerate(costs):
-            rows = _most(rows, _axes(name, f"costs[{i}]", each, 2)[0])
-    return costs[0].new_empty((problems, rows), dtype=torch.int64)
-
-
-def _match(
-    logits: torch.Tensor,
-    boxes: torch.Tensor,
-    target_labels: Sequence[torch.Tensor],
-    target_boxes: Sequence[torch.Tensor],
-    weights: Sequence[float],
-    class_cost: str,
-    return_cost: bool,
-) -> list[torch.Tensor]:
-    options = dict(zip(("cost_class", "cost_bbox", "cost_giou"), weights, strict=True))
-    found = _run(
-        "detr_match",
-        logits,
-        boxes,
-        target_labels,
-        target_boxes,
-        class_cost=class_cost,
-        return_cost=return_cost,
-        **options,
-    )
-    matches, *cost = found if return_cost else (found,)
-    return [each for pair in matches for each in pair] + cost
-
-
-def _shapes_of_match(
-    logits: torch.Tensor,
-    boxes: torch.Tensor,
-    target_labels: Sequence[torch.Tensor],
-    target_boxes: Sequence[torch.Tensor],
-    weights: Sequence[float],
-    class_cost: str,
-    return_cost: bool,
-) -> list[torch.Tensor]:
-    images, queries, _ = _axes("detr_match", "logits", logits, 3)
-    results: list[torch.Tensor] = []
-    for labels in target_labels:
-        pairs = _least(queries, *_axes("detr_match", "target_labels", labels, 1))
-        results += [logits.new_empty(pairs, dtype=torch.int64) for _ in range(2)]
-    if return_cost:
-        results.append(logits.new_empty(images, dtype=torch.float64))
-    return results
-
-
-def _axes(function: str, name: str, tensor: torch.Tensor, count: int) -> Sequence[int]:
-    if tensor.ndim != count:
-        raise ValueError(f"{function}: {name} must have {count} axes, got {tensor.ndim}")
-    return tensor.shape
-
-
-_assign_operator = _operator(
-    "linear_sum_assignment(Tensor cost_matrix, bool maximize, float? cost_limit, str nan_policy, "
-    "bool return_duals) -> Tensor[]",
-    _assign,
-    _shapes_of_assign,
-)
-_batch_operator = _operator(
-    "linear_sum_assignment_batch(Tensor[] costs, Tensor? sizes, bool maximize, float? cost_limit, "
-    "str nan_policy, bool one_array) -> Tensor",
-    _assign_batch,
-    _shape_of_assign_batch,
-)
-_match_operator = _operator(
-    "detr_match(Tensor logits, Tensor boxes, Tensor[] target_labels, Tensor[] target_boxes, "
-    "float[] weights, str class_cost, bool return_cost) -> Tensor[]",
-    _match,
-    _shapes_of_match,
-)
-
-
-def _given(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value).detach()
-
-
-def _assign_in_graph(
-    cost_matrix: Any,
-    maximize: bool = False,
-    *,
-    cost_limit: float | None = None,
-    nan_policy: str = "raise",
-    return_duals: bool = False,
-) -> tuple[torch.Tensor, ...]:
-    cost = _given(cost_matrix)
-    return tuple(_assign_operator(cost, maximize, cost_limit, nan_policy, return_duals))
-
-
-def _assign_batch_in_graph(
-    costs: Any,
-    sizes: Any = None,
-    maximize: bool = False,
-    *,
-    cost_limit: float | None = None,
-    nan_policy: str = "raise",
-) -> Any:
-    one_array = isinstance(costs, torch.Tensor)
-    arrays = [costs.detach()] if one_array else [_given(each) for each in costs]
-    used = None if sizes is None else _given(sizes)
-    return _batch_operator(arrays, used, maximize, cost_limit, nan_policy, one_array)
-
-
-def _match_in_graph(
-    logits: torch.Tensor,
-    boxes: torch.Tensor,
-    target_labels: Sequence[Any],
-    target_boxes: Sequence[Any],
-    *,
-    cost_class: float = 1.0,
-    cost_bbox: float = 5.0,
-    cost_giou: float = 2.0,
-    class_cost: str = "softmax",
-    return_cost: bool = False,
-) -> Any:
-    found = _match_operator(
-        logits.detach(),
-        boxes.detach(),
-        [_given(each) for each in target_labels],
-        [_given(each) for each in target_boxes],
-        (cost_class, cost_bbox, cost_giou),
-        class_cost,
-        return_cost,
-    )
-    count = 2 * len(target_labels)
-    matches = list(zip(found[0:count:2], found[1:count:2], strict=True))
-    return (matches, found[count]) if return_cost else matches
-
-
-_IN_GRAPHS: dict[str, Callable[..., Any]] = {
-    "linear_sum_assignment": _assign_in_graph,
-    "linear_sum_assignment_batch": _assign_batch_in_graph,
-    "detr_match": _match_in_graph,
-}
+    return function
 
 
 def _function(name: str) -> Callable[..., Any]:
     """Return what the user calls."""
-    in_graph = _IN_GRAPHS[name]
+    in_graph = _in_graph(name)
 
     def function(*args: Any, **keywords: Any) -> Any:
         if torch.compiler.is_compiling():
