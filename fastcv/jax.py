@@ -27,12 +27,13 @@ try:
     import jax.numpy as jnp
     from jax.custom_batching import custom_vmap
     from jax.custom_derivatives import SymbolicZero
+    from jax.experimental.buffer_callback import buffer_callback
 except ImportError as error:
     raise ImportError("fastcv.jax needs JAX 0.6.1 or newer: pip install 'jax>=0.6.1'") from error
 
 from fastcv import _core
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Op, Parameters
-from fastcv._gradients.matching import RESULTS, Graph
+from fastcv._gradients.matching_shapes import RESULTS, Graph
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
@@ -104,14 +105,26 @@ def _call_handler(op: Op, results: Any, arrays: Arrays, parameters: Parameters) 
 def _call_python(op: Op, results: Any, arrays: Arrays, parameters: Parameters) -> Any:
     there = [array is not None for array in arrays]
 
-    def run(*present: Any) -> Any:
+    def run(*present: np.ndarray) -> Any:
         rest = iter(present)
-        views = (np.asarray(next(rest)) if given else None for given in there)
-        found = op.run(*views, *parameters)
-        # Contiguous, and of the dtypes that JAX keeps.
-        return jax.tree.map(lambda a, like: np.ascontiguousarray(a, like.dtype), found, results)
+        return op.run(*(next(rest) if given else None for given in there), *parameters)
 
-    return jax.pure_callback(run, results, *(array for array in arrays if array is not None))
+    return _in_python(run, results, [array for array in arrays if array is not None])
+
+
+def _in_python(run: Callable[..., Any], results: Any, arrays: Sequence[Any]) -> Any:
+    """Let a program call a function of NumPy's arrays, a sample at a time under `vmap`.
+
+    `jax.pure_callback` would hand over JAX's arrays: reading them waits for XLA's pool, one of
+    whose threads runs this, so that on few cores it may wait for ever.
+    """
+
+    def fill(_: Any, outputs: Any, *buffers: Any) -> None:
+        found = run(*map(np.asarray, buffers))
+        for output, value in zip(jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True):
+            np.asarray(output)[...] = value
+
+    return buffer_callback(fill, results, vmap_method="sequential")(*arrays)
 
 
 @functools.cache
@@ -351,10 +364,15 @@ def _result(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:
 
 def _pairs_unknown() -> Any:
     raise TypeError(
-        "linear_sum_assignment: inside jit, arrays must have a known size, and how many pairs "
-        "there are depends on the costs with cost_limit or nan_policy='forbid'; "
+        "linear_sum_assignment: inside jit and gradients, arrays must have a known size, and how "
+        "many pairs there are depends on the costs with cost_limit or nan_policy='forbid'; "
         "linear_sum_assignment_batch gives a column or -1 for each row"
     )
+
+
+def _known(leaf: Any) -> Any:
+    is_known = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return np.asarray(leaf) if is_known else leaf
 
 
 def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
@@ -362,14 +380,14 @@ def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(public)
 
     def plain(*args: Any, **keywords: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, keywords))
-        pairs = [(leaf, isinstance(leaf, jax.core.Tracer)) for leaf in leaves]
-        traced = [jax.lax.stop_gradient(leaf) for leaf, late in pairs if late]
+        given, tree = jax.tree.flatten((args, keywords))
+        # Known arrays are read here: a callback would wait for XLA, and XLA for it.
+        leaves = [_known(leaf) for leaf in given]
+        traced = [leaf for leaf in leaves if isinstance(leaf, jax.core.Tracer)]
 
         def run(*values: Any) -> Any:
             rest = iter(values)
-            known = (next(rest) if late else leaf for leaf, late in pairs)
-            arrays = [np.asarray(x) if isinstance(x, jax.Array) else x for x in known]
+            arrays = [next(rest) if isinstance(x, jax.core.Tracer) else x for x in leaves]
             all_args, all_keywords = jax.tree.unflatten(tree, arrays)
             return public(*all_args, **all_keywords)
 
@@ -378,11 +396,7 @@ def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
         bound = signature.bind(*args, **keywords)
         bound.apply_defaults()
         results = RESULTS[name](bound.arguments, Graph(_result, _pairs_unknown))
-
-        def narrowed(*values: Any) -> Any:
-            return jax.tree.map(lambda a, like: a.astype(like.dtype), run(*values), results)
-
-        return jax.pure_callback(narrowed, results, *traced, vmap_method="sequential")
+        return _in_python(run, results, [jax.lax.stop_gradient(each) for each in traced])
 
     _describe(
         plain,

@@ -161,6 +161,12 @@ ONE_EACH = tuple(
 )
 
 
+def subsets(number: int) -> list[int]:
+    """Those of so many arrays, as bits: all, or of many each array alone and all together."""
+    whole = 2**number
+    return list(range(1, whole)) if number < 5 else [1 << i for i in range(number)] + [whole - 1]
+
+
 def each(calls: tuple[Call, ...]) -> Any:
     """Parametrize a test with these calls."""
     names = [f"{call.name}-{CALLS.index(call)}" for call in calls]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import fastcv.torch as ft  # noqa: E402
 RNG = np.random.default_rng(3)
 COSTS = torch.from_numpy(RNG.random((3, 4, 6)))
 COSTS32 = COSTS.float()
+VARYING = COSTS[0].clone().requires_grad_()
 FORBIDDEN = COSTS[0].masked_fill(COSTS[0] > 0.5, float("nan"))
 SIZES = torch.tensor([[4, 6], [2, 3], [0, 0]])
 LOGITS, BOXES = torch.randn(2, 5, 3), torch.rand(2, 5, 4)
@@ -52,8 +54,64 @@ def same(got: Any, want: Any) -> None:
 def test_compile_fullgraph(call: Callable[[], Any]) -> None:
     want = call()
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        same(torch.compile(call, fullgraph=True, backend="aot_eager")(), want)
+    same(torch.compile(call, fullgraph=True, backend="aot_eager")(), want)
+
+
+@each_call
+def test_compile_with_breaks(call: Callable[[], Any]) -> None:
+    """Where a size depends on costs the graph breaks, and what runs in between is not looked at."""
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Dynamo does not know")
+        same(torch.compile(call, backend="aot_eager")(), call())
+
+
+def test_compile_by_inductor() -> None:
+    def total(cost: Any) -> Any:
+        rows, columns = ft.linear_sum_assignment(cost, cost_limit=0.3)
+        return cost[rows, columns].sum()
+
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(total, fullgraph=True)(COSTS[0]), total(COSTS[0]))
+
+
+def least(cost: Any) -> Any:
+    rows, columns = ft.linear_sum_assignment(cost)
+    return cost[rows, columns].sum()
+
+
+def test_whoever_looks_on_sees_the_operator() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    other = COSTS[1].clone()
+    assert torch.equal(make_fx(least)(COSTS[0])(other), least(other))
+    want = torch.autograd.grad(least(other.requires_grad_()), other)[0]
+    assert torch.equal(torch.func.grad(least)(other.detach()), want)
+    with FakeTensorMode():
+        rows, columns = ft.linear_sum_assignment(torch.empty(4, 6))
+        assert rows.shape == columns.shape == (4,)
+    assert ft.linear_sum_assignment_batch(COSTS.to("meta")).shape == (3, 4)
+
+
+def test_other_devices_are_refused() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        cost = torch.empty(4, 6, device="cuda")
+        with pytest.raises(ValueError, match=r"^linear_sum_assignment: .* on the CPU.*cuda:0"):
+            ft.linear_sum_assignment(cost)
+
+
+class Pairs(torch.nn.Module):
+    def forward(self, cost: Any) -> Any:
+        return ft.linear_sum_assignment(cost, cost_limit=0.3)
+
+
+def test_export_of_an_unknown_size() -> None:
+    program = torch.export.export(Pairs(), (COSTS[0],))
+    for cost in COSTS:
+        same(program.module()(cost), Pairs()(cost))
 
 
 def test_compile_with_other_sizes() -> None:
@@ -67,6 +125,10 @@ OPERATORS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "one": ("linear_sum_assignment", (COSTS[0], False, None, "raise", False)),
     "duals": ("linear_sum_assignment", (COSTS32[0], True, None, "raise", True)),
     "limit": ("linear_sum_assignment", (COSTS[0], False, 0.3, "forbid", False)),
+    "grad": (
+        "linear_sum_assignment",
+        (COSTS[0].clone().requires_grad_(), False, None, "raise", True),
+    ),
     "batch": ("linear_sum_assignment_batch", ([COSTS], SIZES, False, None, "raise", True)),
     "list": (
         "linear_sum_assignment_batch",
@@ -108,7 +170,7 @@ def test_matcher_in_a_graph() -> None:
 
 def test_errors_in_graphs() -> None:
     compiled = torch.compile(ft.linear_sum_assignment, fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match="cost_matrix must have 2 axes, got 3"):
+    with pytest.raises(Exception, match=r"as cost_matrix, got a 3-D array"):
         compiled(COSTS)
     with pytest.raises(ValueError, match="invalid numeric entries"):
         compiled(FORBIDDEN)
@@ -116,3 +178,18 @@ def test_errors_in_graphs() -> None:
         compiled(COSTS[0], True, 1.0)
     with pytest.raises(Exception, match="minimize"):
         compiled(COSTS[0], minimize=True)
+    with pytest.raises(Exception, match="got cost_matrix by position and by name"):
+        compiled(COSTS[0], cost_matrix=COSTS[1])
+    match = torch.compile(ft.detr_match, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="target_boxes must be a list of arrays, got Tensor"):
+        match(LOGITS, BOXES, LABELS, OBJECTS[0])
+    with pytest.raises(Exception, match="target_boxes is missing"):
+        match(LOGITS, BOXES, LABELS)
+
+
+def test_no_problems() -> None:
+    for function in (
+        ft.linear_sum_assignment_batch,
+        torch.compile(ft.linear_sum_assignment_batch, fullgraph=True, backend="aot_eager"),
+    ):
+        assert function([]).shape == (0, 0)

@@ -213,6 +213,9 @@ def test_report_says_where_nothing_can_be_folded() -> None:
         "cannot be recorded",
         "1: Conv2d runs on fastcv, with 2 folded into it in eval mode",
     ]
+    layers = ft.accelerate(nn.ModuleList([nn.Conv2d(2, 2, 1), nn.ReLU()]).eval(), inplace=True)
+    whole = ft.accelerate(nn.Sequential(*layers).eval(), inplace=True)
+    assert str(ft.report(whole)) == "0: Conv2d runs on fastcv, with 1 folded into it in eval mode"
 
 
 def test_training() -> None:

@@ -117,10 +117,12 @@ def report(model: torch.nn.Module) -> Report:
 def _texts(module: torch.nn.Module, names: dict[int, str]) -> Iterator[tuple[bool, str]]:
     if isinstance(module, tuple(_modules.CLASSES.values())):
         followers = [names.get(id(each), "?") for each in getattr(module, "followers", ())]
-        alone = getattr(module, "alone", None)
-        more = f", with {' and '.join(followers)} folded into it in eval mode" if followers else ""
-        if alone is not None:
-            more = f", with nothing folded into it: {alone}"
+        why = getattr(module, "unfolded_because", None)
+        more = ""
+        if followers:
+            more = f", with {' and '.join(followers)} folded into it in eval mode"
+        elif why is not None:
+            more = f", with nothing folded into it: {why}"
         yield True, "runs on fastcv" + more
     elif _transformers.uses_attention(module):
         yield True, "calls fastcv's attention"
@@ -164,12 +166,7 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
     """Find what directly follows the container's packed modules, and let them fold it."""
     graph = _recorded(container)
     if graph is None:
-        kind = type(container)
-        calls_none = kind.forward is torch.nn.Module.forward  # a ModuleList, for one
-        why = "does not call it" if calls_none else "has a forward that cannot be recorded"
-        for child in container.children():
-            if isinstance(child, _modules.PACKED):
-                child.__dict__["alone"] = f"{kind.__name__} {why}"
+        _say_why_not(container, paths)
         return
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     folding = []
@@ -191,6 +188,16 @@ def _fold(container: torch.nn.Module, paths: Counter[int]) -> None:
         container.__dict__[_modules.FOLDS] = tuple(folding)
         container.register_forward_pre_hook(_modules.arm)
         container.register_forward_hook(_modules.disarm, always_call=True)
+
+
+def _say_why_not(container: torch.nn.Module, paths: Counter[int]) -> None:
+    """Leave a note for the report in modules that this container alone holds."""
+    kind = type(container)
+    calls_none = kind.forward is torch.nn.Module.forward  # a ModuleList, for one
+    why = "does not call it" if calls_none else "has a forward that cannot be recorded"
+    for child in container.children():
+        if isinstance(child, _modules.PACKED) and paths[id(child)] == 1:
+            child.__dict__["unfolded_because"] = f"{kind.__name__} {why}"
 
 
 def _recorded(container: torch.nn.Module) -> Any:

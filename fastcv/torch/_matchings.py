@@ -1,34 +1,39 @@
 """The functions without gradients: matchings of tensors' values.
 
-Eager calls are NumPy's functions on views of the tensors. In graphs (`torch.compile` and
-`torch.export`) there are operators, ``torch.ops.fastcv.linear_sum_assignment`` and so on. Their
-results' shapes follow from the arguments' shapes, except where the number of pairs depends on the
-costs: a graph has a size of its own for that.
+Calls with plain tensors are NumPy's functions on views of them. In graphs (`torch.compile` and
+`torch.export`), and where a transform or a mode looks on, there are operators,
+``torch.ops.fastcv.linear_sum_assignment`` and so on. Their results' shapes follow from the
+arguments' shapes, except where the number of pairs depends on the costs: a graph has a size of its
+own for that.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 
 from fastcv._gradients import PLAIN
-from fastcv._gradients.matching import RESULTS, Graph
+from fastcv._gradients.matching_shapes import RESULTS, Graph
 from fastcv.torch import _cuda
-from fastcv.torch._ops import LIBRARY, as_tensors, describe
+from fastcv.torch._ops import LIBRARY, PLAIN_TENSORS, as_tensors, describe, is_watched
+
+
+def _check_device(name: str, tensor: torch.Tensor) -> None:
+    if not (tensor.is_cpu or tensor.is_meta or (tensor.is_cuda and _cuda.takes(name))):
+        raise ValueError(
+            f"{name}: tensors must be on the CPU, since this build has no kernels for other "
+            f"devices, got a tensor on {tensor.device}"
+        )
 
 
 def _values(name: str, value: Any) -> Any:
     """NumPy's views of all tensors in an argument."""
     if isinstance(value, torch.Tensor):
-        if not value.is_cpu:
-            raise ValueError(
-                f"{name}: tensors must be on the CPU, since this build has no kernels for other "
-                f"devices, got a tensor on {value.device}"
-            )
+        _check_device(name, value)
         if value.dtype is torch.bfloat16:  # NumPy has no such dtype
             value = value.float()
         return value.detach().resolve_neg().numpy()
@@ -75,27 +80,33 @@ def _operator(name: str) -> Any:
             (named["costs"],) = named["costs"]
         return named
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def kernel(*arguments: Any) -> list[torch.Tensor]:
-        return pytree.tree_leaves(_run(name, **given(arguments)))
+        results = pytree.tree_leaves(_run(name, **given(arguments)))
+        # An operator's results share no memory.
+        return [each.clone() if each._is_view() else each for each in results]
 
     def fake(*arguments: Any) -> list[torch.Tensor]:
-        like = next(each for each in pytree.tree_leaves(arguments) if torch.is_tensor(each))
+        tensors = [each for each in pytree.tree_leaves(arguments) if torch.is_tensor(each)]
+        for tensor in tensors:
+            _check_device(name, tensor)
 
         def result(dtype: str, *shape: Any) -> torch.Tensor:
-            return like.new_empty(shape, dtype=getattr(torch, dtype))
+            return tensors[0].new_empty(shape, dtype=getattr(torch, dtype))
 
         graph = Graph(result, _pairs_unknown, torch.sym_min, torch.sym_max)
         return pytree.tree_leaves(RESULTS[name](given(arguments), graph))
 
     LIBRARY.impl(name, kernel, "CPU")
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     if _cuda.takes(name):
         LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"fastcv::{name}", fake, lib=LIBRARY)
     return operator
 
 
-def _in_graph(name: str) -> Callable[..., Any]:
-    """Return the function for graphs, which binds its arguments in a way that can be recorded."""
+def _by_operator(name: str) -> Callable[..., Any]:
+    """Return the function by way of its operator, bound in a way that graphs can record."""
     operator = _operator(name)
     parameters = inspect.signature(PLAIN[name]).parameters
     defaults = {
@@ -111,15 +122,26 @@ def _in_graph(name: str) -> Callable[..., Any]:
     def function(*args: Any, **keywords: Any) -> Any:
         if len(args) > len(order):
             raise TypeError(f"{name}: takes {len(order)} arguments by position, got {len(args)}")
+        for key in order[: len(args)]:
+            if key in keywords:
+                raise TypeError(f"{name}: got {key} by position and by name")
         named = {**defaults, **dict(zip(order, args, strict=False)), **keywords}
+        for key in parameters:
+            if key not in named:
+                raise TypeError(f"{name}: {key} is missing")
         if name == "linear_sum_assignment_batch":
             named["one_array"] = torch.is_tensor(named["costs"])
             if named["one_array"]:
                 named["costs"] = [named["costs"]]
+            elif not named["costs"]:
+                return torch.empty((0, 0), dtype=torch.int64)
         for key in single:
             if named[key] is not None:
                 named[key] = torch.as_tensor(named[key]).detach()
         for key in several:
+            if not isinstance(named[key], (list, tuple)):
+                kind = type(named[key]).__name__
+                raise TypeError(f"{name}: {key} must be a list of arrays, got {kind}")
             named[key] = [torch.as_tensor(each).detach() for each in named[key]]
         found = operator(**named)
         if name == "linear_sum_assignment":
@@ -135,11 +157,11 @@ def _in_graph(name: str) -> Callable[..., Any]:
 
 def _function(name: str) -> Callable[..., Any]:
     """Return what the user calls."""
-    in_graph = _in_graph(name)
+    by_operator = _by_operator(name)
 
     def function(*args: Any, **keywords: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return in_graph(*args, **keywords)
+        if torch.compiler.is_compiling() or _is_watched(args) or _is_watched(keywords.values()):
+            return by_operator(*args, **keywords)
         return _run(name, *args, **keywords)
 
     describe(
@@ -148,6 +170,22 @@ def _function(name: str) -> Callable[..., Any]:
         f"`fastcv.{name}` for tensors: the same arguments. Its results have no gradients.",
     )
     return function
+
+
+def _is_watched(values: Iterable[Any]) -> bool:
+    """Whether there are tensors whose memory is not all that counts."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            watched = _is_watched(value)
+        else:
+            watched = isinstance(value, torch.Tensor) and not _has_values(value)
+        if watched:
+            return True
+    return is_watched()
+
+
+def _has_values(tensor: torch.Tensor) -> bool:
+    return type(tensor) in PLAIN_TENSORS and not tensor.is_meta
 
 
 MATCHINGS = {name: _function(name) for name in PLAIN}

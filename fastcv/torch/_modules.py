@@ -206,7 +206,7 @@ class _Packed(Swapped):
 
     # All set in __dict__, past the slow attributes of modules.
     followers: Sequence[Any] = ()  # a batch norm, an activation, or both in this order
-    alone: str | None = None  # why nobody knows what follows
+    unfolded_because: str | None = None  # of what nobody knows what follows
     armed: int | None = None  # in which thread the module runs whose forward calls the followers
     prepared: Any = None  # followers, attributes, where tensors are found, options: see `_prepared`
 

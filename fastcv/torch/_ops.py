@@ -184,10 +184,13 @@ def is_plain(arrays: Arrays) -> bool:
         if tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_nested:
             return False
         wants_gradient = wants_gradient or tensor.requires_grad
-    return not (
-        (wants_gradient and torch.is_grad_enabled())
-        # There is no public way to ask whether a transform, a mode or a tracer looks on.
-        or torch._C._are_functorch_transforms_active()
+    return not ((wants_gradient and torch.is_grad_enabled()) or is_watched())
+
+
+def is_watched() -> bool:
+    """Whether a transform, a mode or a tracer looks on, which torch has no public way to ask."""
+    return bool(
+        torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
         or _in_forward_mode()
