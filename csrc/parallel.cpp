@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -52,6 +53,19 @@ char* allocate(int64_t bytes) {
     if (p && alignment == kHugePageBytes) madvise(p, size_t(size), MADV_HUGEPAGE);
 #endif
     return static_cast<char*>(p);
+}
+
+int64_t second_level_cache_bytes() {
+    constexpr int64_t kMiB = int64_t(1) << 20;
+    static const int64_t bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+        const int64_t told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+        const int64_t told = 0;
+#endif
+        return told < kMiB ? kMiB : told > 2 * kMiB ? 2 * kMiB : told;
+    }();
+    return bytes;
 }
 
 void set_num_threads(int n) { requested_threads = n; }

@@ -250,7 +250,7 @@ static Status grad_weight_winograd(const Conv2dShape& s, int tile, Tensor grad_o
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
     const int64_t tile_bytes = c.layout.points * c.layout.channels * size;
-    cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, 4 * kTransformedBytes / tile_bytes)));
+    cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, 4 * kWeightBytes / tile_bytes)));
     const int threads = threads_for(2 * multiply_adds(s));
     const int64_t input_blocks = c.layout.part_channels / L, channel_blocks = c.layout.channels / L, points = c.layout.points;
     const int64_t filters = round_up(s.K / s.G, L), m_row = c.layout.channels;

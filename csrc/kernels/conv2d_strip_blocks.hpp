@@ -53,14 +53,14 @@ struct StripBlocks {
 };
 
 // What a strip takes: so many bytes for a row of outputs, and as many again for each of `steps` rows that a window reaches beyond its
-// output's own. A row is its outputs' columns and `beyond` more.
+// output's own. A row is its outputs' columns and `beyond` more. It should not take more than `most`; a tile takes `together` outputs.
 struct StripBytes {
-    int64_t row, steps, beyond;
+    int64_t row, steps, beyond, most, together;
 };
 template <class T>
 static StripBytes bytes_of_planar_strip(const Conv2dShape& s, const Axis& y, const Axis& x) {
     const int64_t slots = y.slots() * x.slots();
-    return {s.C / s.G * slots * (x.output + x.steps()) * int64_t(sizeof(T)), y.steps(), x.steps()};
+    return {s.C / s.G * slots * (x.output + x.steps()) * int64_t(sizeof(T)), y.steps(), x.steps(), kStripBytes, kLanes<T>};
 }
 
 template <class T>
@@ -73,13 +73,13 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
     b.width = x.output;
     // Whole rows, as many as fit; a block narrower than the plane only where not even a window's rows fit.
     b.columns = x.output;
-    const int64_t fitting = row_bytes ? kStripBytes / row_bytes : y.output + strip.steps;
+    const int64_t fitting = row_bytes ? strip.most / row_bytes : y.output + strip.steps;
     b.rows = larger(1, smaller(y.output, fitting - strip.steps));
     // Columns that several rows and columns of taps share are filled again for each block; a single row of pixels can be cut anywhere.
-    const int64_t most = y.output == 1 && strip.steps == 0 ? kStripBytes : 4 * kStripBytes;
+    const int64_t most = y.output == 1 && strip.steps == 0 ? strip.most : 4 * strip.most;
     if (fitting <= strip.steps && row_bytes * (strip.steps + 1) > most) {
         const int64_t column_bytes = row_bytes / (x.output + strip.beyond) * (strip.steps + 1);
-        const int64_t some = smaller(most, 2 * kStripBytes) / larger(1, column_bytes) - strip.beyond;
+        const int64_t some = smaller(most, 2 * strip.most) / larger(1, column_bytes) - strip.beyond;
         b.columns = smaller(x.output, larger(4 * L, round_up(larger(1, some), L)));
     }
     const int64_t vectors_in_row = ceil_div(b.columns, L) + 1;
@@ -101,7 +101,7 @@ static StripBlocks cut_into_blocks(const Conv2dShape& s, const Axis& y, const Ax
         int64_t more = cuts;
         while (others * b.per_image() / cuts * more % threads) more++;
         const int64_t outputs_left = y.output > 1 ? ceil_div(lines, more) * x.output : ceil_div(lines, more) * L;
-        const double wasted = double(ceil_div(outputs_left, L) * L * more) / double(y.output * x.output) - 1;
+        const double wasted = double(round_up(outputs_left, strip.together) * more) / double(y.output * x.output) - 1;
         // A vector of outputs and a channel: `slots` vectors to fill, filters * taps multiply-adds.
         const double filling = in_place ? 0 : kFillVector * double(y.slots() * x.slots()) / double(filters * s.R * s.S);
         const bool share = filters >= filters_of_tile * threads;

@@ -53,6 +53,7 @@
 #include "../channel_lanes.h"
 #include "../epilogue.h"
 #include "../geometry.h"
+#include "../memory.h"
 #include "../parallel.h"
 #include "../tiles.h"
 #include "conv2d_strip.hpp"
@@ -61,8 +62,8 @@
 namespace fastcv::FASTCV_ISA {
 namespace {
 
-constexpr int64_t kTransformedBytes = 512 * 1024;  // V of a block: half of a second-level cache of 1 MiB
-constexpr int64_t kFreshChannels = 64;             // weights transformed at a time within a call: 288 KiB of a panel
+constexpr int64_t kWeightBytes = 512 * 1024;  // that stay in a second-level cache, or the room that others need beside V
+constexpr int64_t kFreshChannels = 64;        // weights transformed at a time within a call: 288 KiB of a panel
 
 // ---- the products
 
@@ -172,6 +173,7 @@ struct WinogradCall {
         return {x.spans() * block / column_blocks, x.spans() * (block + 1) / column_blocks, 0, x.dilation};
     }
     int64_t blocks() const { return row_blocks * phase_blocks * column_blocks; }
+    int64_t weight_bytes() const { return layout.elements(shape) * int64_t(sizeof(T)); }  // of all groups
     int64_t batches() const { return ceil_div(shape.N, images_together); }
 };
 
@@ -383,26 +385,27 @@ static void transform_output(const WinogradCall<T>& c, const TileBlock& b, int64
 constexpr int64_t kMostOwnWeights = int64_t(12) << 20;
 template <class T>
 static bool shares_blocks(const WinogradCall<T>& c) {
-    return c.y.dilation > 1 || c.layout.elements(c.shape) * int64_t(sizeof(T)) > kMostOwnWeights;
+    return c.y.dilation > 1 || c.weight_bytes() > kMostOwnWeights;
 }
 
 // Whether a group's weights stay in a second-level cache.
 template <class T>
 static bool has_few_weights(const WinogradCall<T>& c) {
-    return c.layout.elements(c.shape) / c.shape.G * int64_t(sizeof(T)) <= kTransformedBytes;
+    return c.weight_bytes() / c.shape.G <= kWeightBytes;
 }
 
-// Tiles of a block: V near 512 KiB, at least two register tiles. Shared blocks read U from memory, so theirs are eight register tiles
-// and more, as long as V has not twice U's size: 512 to 256 channels on 33 x 33 at rate 24 took 2.1 ms in six blocks, 1.9 in one.
-constexpr int64_t kSharedTransformedBytes = int64_t(10) << 20;
+// Tiles of a block: V leaves 512 KiB of the second-level cache, and is two to four register tiles. With 1.5 MiB of 2 instead of .5,
+// 128 channels on 64 x 64 went from 1.52 to 1.27 ms, 192 on 56 x 56 from 2.02 to 1.92. Shared blocks read U from memory, so theirs
+// are eight register tiles and more, as long as V has not twice U's size: 512 to 256 channels on 33 x 33 at rate 24 took 2.1 ms in
+// six blocks, 1.9 in one.
+constexpr int64_t kSharedBytes = int64_t(10) << 20;
 template <class T>
 static int64_t tiles_of_block(const WinogradCall<T>& c) {
     const int64_t point_bytes = c.layout.points * c.layout.channels * int64_t(sizeof(T));
-    if (shares_blocks(c)) {
-        const int64_t weight_bytes = c.layout.elements(c.shape) / c.shape.G * int64_t(sizeof(T));
-        return larger(8 * kTilesOfProduct, smaller(2 * weight_bytes, kSharedTransformedBytes) / point_bytes);
-    }
-    return larger(2 * kTilesOfProduct, smaller(4 * kTilesOfProduct, kTransformedBytes / point_bytes));
+    if (shares_blocks(c))
+        return larger(8 * kTilesOfProduct, smaller(2 * c.weight_bytes() / c.shape.G, kSharedBytes) / point_bytes);
+    const int64_t fitting = (second_level_cache_bytes() - kWeightBytes) / point_bytes;
+    return larger(2 * kTilesOfProduct, smaller(4 * kTilesOfProduct, fitting));
 }
 
 // Whether a plain call transforms a panel's weights just before it needs them, for many tiles at once, instead of all weights
@@ -411,9 +414,9 @@ static int64_t tiles_of_block(const WinogradCall<T>& c) {
 constexpr int64_t kTilesByPanel = 8 * kTilesOfProduct;
 template <class T>
 static bool transforms_by_panel(const WinogradCall<T>& c, int64_t images) {
-    const int64_t tiles = c.x.tiles() * c.y.tiles(), bytes = c.layout.elements(c.shape) * int64_t(sizeof(T));
+    const int64_t tiles = c.x.tiles() * c.y.tiles();
     if (tiles > kTilesByPanel || c.layout.window.parts() > 1) return false;
-    return images == 1 || (images * tiles <= 3 * kTilesByPanel && bytes > 2 * kTransformedBytes);
+    return images == 1 || (images * tiles <= 3 * kTilesByPanel && c.weight_bytes() > 2 * kWeightBytes);
 }
 
 // Cuts the tiles into blocks of about `wanted`, a multiple of the threads' number of them where that is possible.
