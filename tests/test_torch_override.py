@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastcv
+from fastcv._gradients import TABLE
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -15,20 +16,7 @@ from torch_models import close  # noqa: E402
 
 import fastcv.torch as ft  # noqa: E402
 
-KERNELS = (
-    "conv2d",
-    "conv2d_grad_input",
-    "conv2d_grad_weight",
-    "conv_transpose2d",
-    "conv_transpose2d_grad_input",
-    "conv_transpose2d_grad_weight",
-    "max_pool2d",
-    "max_pool2d_grad_input",
-    "max_unpool2d",
-    "max_unpool2d_grad_input",
-    "scaled_dot_product_attention",
-    "scaled_dot_product_attention_grad",
-)
+KERNELS = [name for name in TABLE if not name.startswith("gram_matrix")]
 
 
 @pytest.fixture
