@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import fastcv.torch as ft  # noqa: E402
 
@@ -92,6 +93,38 @@ def test_whoever_looks_on_sees_the_operator() -> None:
         rows, columns = ft.linear_sum_assignment(torch.empty(4, 6))
         assert rows.shape == columns.shape == (4,)
     assert ft.linear_sum_assignment_batch(COSTS.to("meta")).shape == (3, 4)
+    mixed = ft.linear_sum_assignment_batch([COSTS[0], COSTS[1].to("meta")])
+    assert mixed.is_meta and mixed.shape == (2, 4)
+
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_arguments_are_the_same_for_whoever_looks_on() -> None:
+    backwards = COSTS.numpy()[:, ::-1]
+    for call in (
+        lambda: ft.linear_sum_assignment_batch(backwards),
+        lambda: ft.linear_sum_assignment(backwards[0].astype(">f8")),
+        lambda: ft.linear_sum_assignment_batch([]),
+        *CALLS.values(),
+    ):
+        want = call()
+        with Watch():
+            same(call(), want)
+    for error, wrong in (
+        (TypeError, lambda: ft.linear_sum_assignment(COSTS[0], cost_limit="a")),
+        (TypeError, lambda: ft.linear_sum_assignment(COSTS[0], nan_policy=None)),
+        (TypeError, lambda: ft.linear_sum_assignment(COSTS[0], minimize=True)),
+        (TypeError, lambda: ft.linear_sum_assignment()),
+        (ValueError, lambda: ft.linear_sum_assignment_batch([], nan_policy="x")),
+        (ValueError, lambda: ft.detr_match(LOGITS, BOXES, LABELS, OBJECTS, class_cost="x")),
+    ):
+        with pytest.raises(error):
+            wrong()
+        with Watch(), pytest.raises(error):
+            wrong()
 
 
 def test_other_devices_are_refused() -> None:

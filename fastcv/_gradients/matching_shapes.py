@@ -19,18 +19,22 @@ class Graph(NamedTuple):
     most: Callable[[Any, Any], Any] = max
 
 
-def _check_options(op: str, given: Mapping[str, Any]) -> bool:
-    """Check what is said about costs; return whether it leaves the number of pairs to them."""
-    _checks.cost_limit(op, given["cost_limit"], given["maximize"])
-    forbid_nan = _checks.nan_policy(op, given["nan_policy"])
-    return forbid_nan or given["cost_limit"] is not None
+def check_options(op: str, given: Mapping[str, Any]) -> None:
+    """Check what is neither an array nor a list of them."""
+    if op == "detr_match":
+        _checks.detr_weights(given["cost_class"], given["cost_bbox"], given["cost_giou"])
+        _checks.detr_class_cost(given["class_cost"])
+    else:
+        _checks.cost_limit(op, given["cost_limit"], given["maximize"])
+        _checks.nan_policy(op, given["nan_policy"])
 
 
 def _assignment(given: Mapping[str, Any], graph: Graph) -> Any:
     op = "linear_sum_assignment"
     shape = np.shape(given["cost_matrix"])
     _checks.cost_axes(op, "cost_matrix", shape)
-    depends = _check_options(op, given)
+    check_options(op, given)
+    depends = given["cost_limit"] is not None or given["nan_policy"] == "forbid"
     pairs = graph.pairs_unknown() if depends else graph.least(*shape)
     matched = graph.result("int64", pairs), graph.result("int64", pairs)
     if not given["return_duals"]:
@@ -40,7 +44,7 @@ def _assignment(given: Mapping[str, Any], graph: Graph) -> Any:
 
 def _batch(given: Mapping[str, Any], graph: Graph) -> Any:
     op, costs = "linear_sum_assignment_batch", given["costs"]
-    _check_options(op, given)
+    check_options(op, given)
     if not isinstance(costs, (list, tuple)):
         shape = np.shape(costs)
         _checks.batch_axes(op, shape)
@@ -54,8 +58,7 @@ def _batch(given: Mapping[str, Any], graph: Graph) -> Any:
 
 
 def _match(given: Mapping[str, Any], graph: Graph) -> Any:
-    _checks.detr_weights(given["cost_class"], given["cost_bbox"], given["cost_giou"])
-    _checks.detr_class_cost(given["class_cost"])
+    check_options("detr_match", given)
     logits, labels, boxes = np.shape(given["logits"]), given["target_labels"], given["target_boxes"]
     _checks.detr_shapes(logits, np.shape(given["boxes"]), labels, boxes)
     matches = []

@@ -13,11 +13,12 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 
 from fastcv._gradients import PLAIN
-from fastcv._gradients.matching_shapes import RESULTS, Graph
+from fastcv._gradients.matching_shapes import RESULTS, Graph, check_options
 from fastcv.torch import _cuda
 from fastcv.torch._ops import LIBRARY, PLAIN_TENSORS, as_tensors, describe, is_watched
 
@@ -91,8 +92,11 @@ def _operator(name: str) -> Any:
         for tensor in tensors:
             _check_device(name, tensor)
 
+        # A tensor without values makes results that have none either.
+        device = next((each.device for each in tensors if each.is_meta), tensors[0].device)
+
         def result(dtype: str, *shape: Any) -> torch.Tensor:
-            return tensors[0].new_empty(shape, dtype=getattr(torch, dtype))
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
 
         graph = Graph(result, _pairs_unknown, torch.sym_min, torch.sym_max)
         return pytree.tree_leaves(RESULTS[name](given(arguments), graph))
@@ -103,6 +107,12 @@ def _operator(name: str) -> Any:
         LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"fastcv::{name}", fake, lib=LIBRARY)
     return operator
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, np.ndarray) and not torch.compiler.is_compiling():
+        value = np.array(value, value.dtype.newbyteorder("="))  # torch takes neither other order
+    return torch.as_tensor(value).detach()
 
 
 def _by_operator(name: str) -> Callable[..., Any]:
@@ -126,23 +136,27 @@ def _by_operator(name: str) -> Callable[..., Any]:
             if key in keywords:
                 raise TypeError(f"{name}: got {key} by position and by name")
         named = {**defaults, **dict(zip(order, args, strict=False)), **keywords}
+        for key in named:
+            if key not in parameters:
+                raise TypeError(f"{name}: got an unexpected argument {key!r}")
         for key in parameters:
             if key not in named:
                 raise TypeError(f"{name}: {key} is missing")
+        check_options(name, named)
         if name == "linear_sum_assignment_batch":
-            named["one_array"] = torch.is_tensor(named["costs"])
+            named["one_array"] = isinstance(named["costs"], (torch.Tensor, np.ndarray))
             if named["one_array"]:
                 named["costs"] = [named["costs"]]
-            elif not named["costs"]:
+            elif len(named["costs"]) == 0 and named["sizes"] is None:
                 return torch.empty((0, 0), dtype=torch.int64)
         for key in single:
             if named[key] is not None:
-                named[key] = torch.as_tensor(named[key]).detach()
+                named[key] = _tensor(named[key])
         for key in several:
             if not isinstance(named[key], (list, tuple)):
                 kind = type(named[key]).__name__
                 raise TypeError(f"{name}: {key} must be a list of arrays, got {kind}")
-            named[key] = [torch.as_tensor(each).detach() for each in named[key]]
+            named[key] = [_tensor(each) for each in named[key]]
         found = operator(**named)
         if name == "linear_sum_assignment":
             return tuple(found)
