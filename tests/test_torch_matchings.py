@@ -1,4 +1,4 @@
-"""Assignments and detr_match in graphs: torch.compile and torch.export."""
+"""Assignments and detr_match of tensors: eager, in graphs, and where a mode looks on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import same_bits
+
+import fastcv
 
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -49,6 +52,46 @@ def same(got: Any, want: Any) -> None:
         assert len(got) == len(want)
         for one, other in zip(got, want, strict=True):
             same(one, other)
+
+
+def test_assignments() -> None:
+    costs = torch.randn(3, 4, 5, requires_grad=True)
+    rows, columns = ft.linear_sum_assignment(costs[0])
+    wanted = fastcv.linear_sum_assignment(costs[0].detach().numpy())
+    assert same_bits(rows.numpy(), wanted[0]) and same_bits(columns.numpy(), wanted[1])
+    assert costs[0][rows, columns].sum().requires_grad
+    whole = ft.linear_sum_assignment_batch(costs, torch.tensor([[4, 5], [2, 3], [0, 0]]))
+    assert torch.equal(whole[0], columns) and whole.dtype == torch.int64
+    assert torch.equal(ft.linear_sum_assignment_batch([costs[0], costs[1]])[0], columns)
+    duals = ft.linear_sum_assignment(costs[0], return_duals=True)[2:]
+    total = costs[0].detach()[rows, columns].sum().double()
+    torch.testing.assert_close(duals[0].sum() + duals[1].sum(), total)
+
+
+def test_detr_match() -> None:
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(2, 6, 4, requires_grad=True), torch.rand(2, 6, 4)
+    labels = [torch.tensor([1, 3, 0]), torch.empty(0, dtype=torch.int64)]
+    targets = [torch.rand(3, 4), torch.empty(0, 4)]
+    got, cost = ft.detr_match(logits, boxes, labels, targets, return_cost=True)
+    want = fastcv.detr_match(
+        logits.detach().numpy(),
+        boxes.numpy(),
+        [t.numpy() for t in labels],
+        [t.numpy() for t in targets],
+    )
+    assert len(got) == 2 and cost.shape == (2,)
+    for one, other in zip(got, want, strict=True):
+        assert isinstance(one, tuple)
+        assert all(same_bits(a.numpy(), b) for a, b in zip(one, other, strict=True))
+
+
+def test_matchings_take_bfloat16() -> None:
+    cost = torch.tensor([[1, 2, 3], [3, 1, 2], [2, 3, 1.5]]).bfloat16()
+    for one, other in zip(
+        ft.linear_sum_assignment(cost), ft.linear_sum_assignment(cost.float()), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 @each_call
