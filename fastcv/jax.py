@@ -33,7 +33,7 @@ except ImportError as error:
 
 from fastcv import _core
 from fastcv._gradients import PLAIN, TABLE, Arrays, Backward, Batch, Op, Parameters
-from fastcv._gradients.matching_shapes import RESULTS, Graph
+from fastcv._gradients.matching_shapes import RESULTS, Graph, check_options
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
@@ -395,6 +395,7 @@ def _plain_function(public: Callable[..., Any]) -> Callable[..., Any]:
             return jax.tree.map(jnp.asarray, run())
         bound = signature.bind(*args, **keywords)
         bound.apply_defaults()
+        check_options(name, bound.arguments)
         results = RESULTS[name](bound.arguments, Graph(_result, _pairs_unknown))
         return _in_python(run, results, [jax.lax.stop_gradient(each) for each in traced])
 

@@ -24,6 +24,7 @@ namespace {
 // Parts of five taps would have more than three times the error of a plain sum.
 constexpr int64_t kMostTapsOfGradient = 4;
 constexpr int64_t kProductBytes = int64_t(12) << 20;  // M of a chunk of filters
+constexpr int64_t kDepthBytes = int64_t(2) << 20;     // V of a block
 
 // One dimension of G y: R gradients to their N points, as R taps of a window would be.
 template <class T, int N, int R>
@@ -250,7 +251,7 @@ static Status grad_weight_winograd(const Conv2dShape& s, int tile, Tensor grad_o
     c.output = grad_output;
     // Larger blocks than the forward pass: they are the depth of the products, and all threads work on one.
     const int64_t tile_bytes = c.layout.points * c.layout.channels * size;
-    cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, 4 * kWeightBytes / tile_bytes)));
+    cut_into_tile_blocks(c, 1, larger(4 * kTilesOfProduct, smaller(512, kDepthBytes / tile_bytes)));
     const int threads = threads_for(2 * multiply_adds(s));
     const int64_t input_blocks = c.layout.part_channels / L, channel_blocks = c.layout.channels / L, points = c.layout.points;
     const int64_t filters = round_up(s.K / s.G, L), m_row = c.layout.channels;

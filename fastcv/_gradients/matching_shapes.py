@@ -33,7 +33,6 @@ def _assignment(given: Mapping[str, Any], graph: Graph) -> Any:
     op = "linear_sum_assignment"
     shape = np.shape(given["cost_matrix"])
     _checks.cost_axes(op, "cost_matrix", shape)
-    check_options(op, given)
     depends = given["cost_limit"] is not None or given["nan_policy"] == "forbid"
     pairs = graph.pairs_unknown() if depends else graph.least(*shape)
     matched = graph.result("int64", pairs), graph.result("int64", pairs)
@@ -44,7 +43,6 @@ def _assignment(given: Mapping[str, Any], graph: Graph) -> Any:
 
 def _batch(given: Mapping[str, Any], graph: Graph) -> Any:
     op, costs = "linear_sum_assignment_batch", given["costs"]
-    check_options(op, given)
     if not isinstance(costs, (list, tuple)):
         shape = np.shape(costs)
         _checks.batch_axes(op, shape)
@@ -58,7 +56,6 @@ def _batch(given: Mapping[str, Any], graph: Graph) -> Any:
 
 
 def _match(given: Mapping[str, Any], graph: Graph) -> Any:
-    check_options("detr_match", given)
     logits, labels, boxes = np.shape(given["logits"]), given["target_labels"], given["target_boxes"]
     _checks.detr_shapes(logits, np.shape(given["boxes"]), labels, boxes)
     matches = []
@@ -70,7 +67,7 @@ def _match(given: Mapping[str, Any], graph: Graph) -> Any:
     return (matches, graph.result("float64", logits[0])) if given["return_cost"] else matches
 
 
-# By the function's name: its results, in the form in which it returns them.
+# By the function's name: its results, in the form in which it returns them. The options are right.
 RESULTS: dict[str, Callable[[Mapping[str, Any], Graph], Any]] = {
     "linear_sum_assignment": _assignment,
     "linear_sum_assignment_batch": _batch,

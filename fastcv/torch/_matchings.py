@@ -174,7 +174,11 @@ def _function(name: str) -> Callable[..., Any]:
     by_operator = _by_operator(name)
 
     def function(*args: Any, **keywords: Any) -> Any:
-        if torch.compiler.is_compiling() or _is_watched(args) or _is_watched(keywords.values()):
+        if (
+            torch.compiler.is_compiling()
+            or is_watched()
+            or not (_have_values(args) and _have_values(keywords.values()))
+        ):
             return by_operator(*args, **keywords)
         return _run(name, *args, **keywords)
 
@@ -186,20 +190,17 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _is_watched(values: Iterable[Any]) -> bool:
-    """Whether there are tensors whose memory is not all that counts."""
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            watched = _is_watched(value)
-        else:
-            watched = isinstance(value, torch.Tensor) and not _has_values(value)
-        if watched:
-            return True
-    return is_watched()
+def _have_values(values: Iterable[Any]) -> bool:
+    return all(map(_has_values, values))
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
-    return type(tensor) in PLAIN_TENSORS and not tensor.is_meta
+def _has_values(value: Any) -> bool:
+    """Whether all tensors in an argument are memory that can be read."""
+    if isinstance(value, (list, tuple)):
+        return _have_values(value)
+    if isinstance(value, torch.Tensor):
+        return type(value) in PLAIN_TENSORS and not value.is_meta
+    return True
 
 
 MATCHINGS = {name: _function(name) for name in PLAIN}
