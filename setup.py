@@ -95,9 +95,11 @@ class BuildExt(build_ext):
             if path.suffix == ".cu":
                 self.spawn([NVCC, *cuda_flags(), "-c", src, "-o", obj])
                 return
-            # Kernels throw nothing; tables for unwinding would be weak symbols that sets share.
+            # Kernels throw nothing; tables for unwinding would be weak symbols that sets share. And
+            # they name their vectors: GCC makes more, of struct members that were stored one by
+            # one, and such a pair is read only when both stores have left the core.
             isa = path.parent.name if path.parent.parent.name == "isa" else None
-            flags = [*ISAS[isa], "-fno-exceptions"] if isa else []
+            flags = [*ISAS[isa], "-fno-exceptions", "-fno-tree-slp-vectorize"] if isa else []
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_with_isa

@@ -432,12 +432,30 @@ def test_keys_beyond_whole_vectors(columns: int, dtype: type) -> None:
 
 
 @each_dtype
+@pytest.mark.parametrize("keys", [17, 49, 130])
+def test_rows_that_go_together(keys: int, dtype: type) -> None:
+    # As many as have their scores in the cache: below, at and above that, and one row of another
+    # size among the others, whose scores are too large to be shifted in the exponent.
+    rng = np.random.default_rng(22)
+    for queries in (23, 24, 25, 48, 49, 63, 64, 65, 129):
+        query, key, value = made(rng, *[(2, n, 16) for n in (queries, keys, keys)], dtype=dtype)
+        mask = uniform(rng, (queries, keys), dtype)
+        mask[queries // 2] -= dtype(2**20)
+        mask[queries // 3] = -np.inf
+        check(query, key, value, mask)
+        want = attend(query, key, value, mask)
+        for row in (1, queries // 2, queries - 5):  # fewer than four go another way
+            assert same_bits(attend(query[:, row:], key, value, mask[row:]), want[:, row:])
+
+
+@each_dtype
+@pytest.mark.parametrize("queries", [9, 70])
 @pytest.mark.parametrize("keys", [49, 64, 600])
-def test_what_a_mask_hides_may_hold_anything(keys: int, dtype: type) -> None:
+def test_what_a_mask_hides_may_hold_anything(keys: int, queries: int, dtype: type) -> None:
     # Every value that a score may take, under a mask that hides it, the last key's included.
     rng = np.random.default_rng(21)
-    query, key, value = made(rng, *[(1, 2, n, 16) for n in (9, keys, keys)], dtype=dtype)
-    mask = uniform(rng, (9, keys), dtype)
+    query, key, value = made(rng, *[(1, 2, n, 16) for n in (queries, keys, keys)], dtype=dtype)
+    mask = uniform(rng, (queries, keys), dtype)
     hidden = [0, 5, keys - 2, keys - 1]
     mask[:, hidden] = -np.inf
     mask[3] = -np.inf

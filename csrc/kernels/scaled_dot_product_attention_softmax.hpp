@@ -125,20 +125,26 @@ FASTCV_INLINE Vec<T> weigh(T* x, int64_t width, T shift) {
     }
     return sum;
 }
-// The same for all rows of a tile. One loop for all of them, small enough for the processor to keep it decoded.
+// The same for any number of rows. One loop for all of them, small enough for the processor to keep it decoded. Sums come eight at
+// a time.
 template <class T>
 FASTCV_NOINLINE void weigh_rows(T* x, int64_t pitch, int64_t rows, int64_t width, const T* shift, T* sums) {
-    Vec<T> of_lanes[kReducedRows];
-    FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = zero<T>();
-    for (int64_t i = 0; i < rows; i++) of_lanes[i] = weigh<T>(x + i * pitch, width, shift[i]);
-    reduce_lanes<T>(sums, of_lanes, [](Vec<T> a, Vec<T> b) { return a + b; });
+    for (int64_t first = 0; first < rows; first += kReducedRows) {
+        Vec<T> of_lanes[kReducedRows];
+        FASTCV_UNROLL for (int i = 0; i < kReducedRows; i++) of_lanes[i] = zero<T>();
+        for (int64_t i = 0; i < smaller(kReducedRows, rows - first); i++)
+            of_lanes[i] = weigh<T>(x + (first + i) * pitch, width, shift[first + i]);
+        reduce_lanes<T>(sums + first, of_lanes, [](Vec<T> a, Vec<T> b) { return a + b; });
+    }
 }
 
 template <class T>
 static bool any_nan(const T* x, int64_t n) {
-    bool found = false;
-    for (int64_t i = 0; i < n; i++) found = found || x[i] != x[i];
-    return found;
+    constexpr int64_t L = kLanes<T>;
+    Vec<T> seen = zero<T>();
+    for (int64_t i = 0; i < n; i += L) seen = fma(load_first(x + i, n - i), zero<T>(), seen);
+    const T sum = lanes_sum<T>(seen);
+    return sum != sum;
 }
 static inline float round_up_to_integer(float x) { return __builtin_ceilf(x); }
 static inline double round_up_to_integer(double x) { return __builtin_ceil(x); }
