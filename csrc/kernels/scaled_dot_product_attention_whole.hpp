@@ -6,9 +6,9 @@
 //  8     | scores | scores | scores |         | r |      a score of the rest is a dot product
 //  rows  +--------+--------+--------+         +---+
 //
-// A row sees all its keys at once, so nothing about it is remembered, and its weights are divided by their sum as the second product
-// ends. Keys are multiplied by scale * log2(e) as they are packed, and queries are read where they lie. Asking for the next head's
-// arrays early did not help.
+// A row sees all its keys at once, so nothing about it is remembered, and its weights are divided by their sum as the second
+// product ends. Keys are multiplied by scale * log2(e) as they are packed, and queries are read where they lie. Asking for the
+// next head's arrays early did not help.
 //
 // As many rows as have their scores in the first-level cache, 64 at most, take each step together:
 //
@@ -47,7 +47,8 @@ struct WholeMemory {
     }
 };
 
-// Rows that take each step together. `bias` holds a pointer for each, where there is a mask. Sums over lanes come eight at a time.
+// Rows that take each step together. `bias` holds a pointer for each, where there is a mask. Sums over lanes come eight at a
+// time.
 template <class T>
 struct WholeRows {
     int64_t number;
@@ -156,7 +157,8 @@ static void whole_rows(const AttentionCall<T>& c, const WholeMemory<T>& m, const
     each_tile([&](int64_t row, int64_t rows) {
         T *const out = c.output + (flat + row) * s.F, *const scores = m.scores + row * c.pitch;
         if (h.finite)
-            multiply<T>(rows, s.F, h.keys, {scores, c.pitch, 1, h.values.data, L, h.values.stride}, out, s.F, nullptr, r.inverse + row);
+            multiply<T>(rows, s.F, h.keys, {scores, c.pitch, 1, h.values.data, L, h.values.stride}, out, s.F, nullptr,
+                        r.inverse + row);
         else
             add_values_with_care<T>(rows, s.F, h.keys, scores, c.pitch, h.values, out, nullptr, r.inverse + row);
     });
