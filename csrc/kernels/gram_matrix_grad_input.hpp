@@ -246,13 +246,13 @@ static Status gram_matrix_grad_input(const GramShape& s, double scale, Tensor gr
     const int64_t wave = smaller(s.N, larger(1, kWaveBytes / (c.square * kElement)));
     c.groups = block_kernel == interleaved ? 1 : gram_groups(wave * c.blocks, threads);
 
-    const int64_t step_bytes = round_up(s.C * int64_t(sizeof(DepthStep)), 64);
+    const int64_t steps = c.channels_last ? s.C : 0, step_bytes = round_up(steps * int64_t(sizeof(DepthStep)), 64);
     const int64_t packed = round_up(((c.channels_last ? c.block : kStrip) + L) * channels, 64);
     const Scratch scratch(step_bytes + (wave * c.square + threads * packed) * kElement);
     if (!scratch.data()) return Status::out_of_memory;
     DepthStep* step = reinterpret_cast<DepthStep*>(scratch.data());
     T* squares = reinterpret_cast<T*>(scratch.data() + step_bytes);
-    for (int64_t k = 0; k < s.C; k++) step[k] = DepthStep{int32_t(k * L), int32_t(k / L * c.block * L + k % L)};
+    for (int64_t k = 0; k < steps; k++) step[k] = DepthStep{int32_t(k * L), int32_t(k / L * c.block * L + k % L)};
 
     parallel(threads, [&](Team team) {
         T* mine = squares + wave * c.square + team.id * packed;
